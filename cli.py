@@ -1,0 +1,5 @@
+"""The front door of a checkout: ``python cli.py ...`` is ``vqseg ...``."""
+
+from vqseg.cli import main
+
+main()

@@ -1,0 +1,41 @@
+"""Shared: one torch thread, a tiny phantom per session, and a config small enough for seconds."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+from vqseg.importers import phantom
+
+TINY = (
+    "data.size_px=16",
+    "network.encoder={name: unet, widths: [4, 8], dropout: [0.1, 0.0]}",
+    "network.quantizer={name: mapped, num_codes: 16}",
+    "train.steps=12",
+    "train.labelled_batch=2",
+    "train.unlabelled_batch=2",
+    "train.validate_steps=4",
+    "train.flush_steps=2",
+    "train.checkpoint_steps=4",
+    "method.warmup_steps=3",
+    "method.ramp_steps=3",
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def phantom_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "phantom"
+    phantom.prepare(root, patients=8, size=32)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return TINY

@@ -1,0 +1,104 @@
+"""``vqseg data`` as a person types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_importers import NAMES, acdc_h5, pictures
+from typer.testing import CliRunner, Result
+
+from vqseg.cli.data import app
+from vqseg.errors import InputError
+
+
+def call(*words: object) -> Result:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if isinstance(result.exception, InputError):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "phantom"
+    result = call("phantom", out, "--patients", 6, "--size", 32)
+    assert result.exit_code == 0, result.output
+    assert "6 patients, 12 scans" in result.stdout
+    assert "default labelled-1" in result.stdout
+    return out
+
+
+def test_help_names_every_command_without_heavy_imports() -> None:
+    result = call("--help")
+    for command in ("acdc", "folder", "phantom", "split", "check"):
+        assert command in result.stdout
+    heavy = "{'torch', 'numpy', 'h5py', 'mlflow', 'pydantic'}"
+    code = f"import sys, vqseg.cli.data; print(sorted({heavy} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_acdc(tmp_path: Path) -> None:
+    source, out = acdc_h5(tmp_path / "source"), tmp_path / "out"
+    first = call("acdc", source, out, "--labelled", "2")
+    assert "8 patients, 16 scans, 160 images (16 scans written, 0 already there)" in first.stdout
+    assert "splits: labelled-2, labelled-2-devtest; default labelled-2-devtest" in first.stdout
+    second = call("acdc", source, out, "--labelled", "2")
+    assert "(0 scans written, 16 already there)" in second.stdout
+    assert "splits: none new" in second.stdout
+    with pytest.raises(InputError, match="expected 1 to 7"):
+        call("acdc", source, out, "--labelled", "71")
+
+
+def test_folder(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "source", NAMES)
+    result = call("folder", source, tmp_path / "out", "--classes", "background,one,two", "--name", "mine")
+    assert result.exit_code == 0, result.output
+    report = json.loads(call("check", tmp_path / "out", "--json").stdout)
+    assert report["name"] == "mine"
+    assert report["parts"]["labelled"]["images"] == 3
+    assert report["parts"]["labelled"]["patients"] == 2
+    assert report["parts"]["unlabelled"]["voxel_share"] is None
+    with pytest.raises(InputError, match="--pattern"):
+        call("folder", source, tmp_path / "two", "--pattern", "(")
+    assert call("folder", source, tmp_path / "two", "--window", "low", "1").exit_code == 2
+
+
+def test_split_writes_says_and_repeats(phantom: Path) -> None:
+    first = call("split", phantom, "--name", "half", "--labelled", "50%", "--draw", 3)
+    assert first.stdout.startswith("wrote ")
+    assert "2 labelled, 1 unlabelled, 1 val, 2 test patients (2 labelled patients, drawn with seed 3" in first.stdout
+    assert call("split", phantom, "--name", "half", "--labelled", "50%", "--draw", 3).stdout.startswith("unchanged: ")
+    with pytest.raises(InputError, match="exists with other patients"):
+        call("split", phantom, "--name", "half", "--labelled", "1")
+    result = call(
+        "split", phantom, "--name", "anew", "--labelled", "1", "--val", "0.3", "--test", "0.2", "--from", "half"
+    )
+    assert "1 labelled, 2 unlabelled, 1 test, 2 val patients" in result.stdout
+
+
+def test_check_prints_a_table(phantom: Path) -> None:
+    result = call("check", phantom, "--split", "labelled-all")
+    assert result.exit_code == 0
+    assert "phantom data" in result.stdout
+    assert "myocardium, %" in result.stdout
+    assert "warning: part unlabelled: is empty" in result.stdout
+    assert "0 errors, 1 warnings" in result.stdout
+    assert "…" not in result.stdout
+
+
+def test_check_exits_2_with_the_errors_on_stderr(tmp_path: Path) -> None:
+    out = tmp_path / "phantom"
+    call("phantom", out, "--patients", 4, "--size", 32)
+    (out / "images" / "phantom002_frame02.npz").write_bytes(b"gone")
+    result = call("check", out)
+    assert result.exit_code == 2
+    assert "error: images/phantom002_frame02.npz: not readable" in result.stderr
+    report = call("check", out, "--json")
+    assert report.exit_code == 2
+    problem = json.loads(report.stdout)["problems"][0]
+    assert set(problem) == {"level", "where", "what", "do"}
+    with pytest.raises(InputError, match="unknown split"):
+        call("check", out, "--split", "labeled-1")

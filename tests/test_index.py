@@ -1,0 +1,139 @@
+import json
+import os
+
+import fabricated
+import pytest
+
+from vqseg.errors import InputError
+from vqseg.files import write_json
+from vqseg.records import index
+from vqseg.records.run import RunFolder
+
+SMALL = {"none": 84.0, "qpm eps=0.7": 86.0}
+
+
+def make(store, **options):
+    return fabricated.study(store, SMALL, **{"seeds": 2, "patients": 2, "parts": ("val",)} | options)
+
+
+def identities(study):
+    return [cell["identity"] for cell in study["cells"]]
+
+
+def test_frame_has_one_flat_row_per_run_in_order(tmp_path):
+    study = make(tmp_path)
+    frame = index.frame(tmp_path, identities(study))
+    assert list(frame["identity"]) == identities(study)
+    assert set(frame["state"]) == {"finished"}
+    assert set(frame["split.digest"]) == {"s" * 16}
+    assert set(frame["split.parts.labelled.patients"]) == {7}
+    assert frame["code"].iloc[0]["vqseg.train"] == "t1"
+    assert frame["last:reach/dice_uniform"].between(0.3, 0.36).all()
+    assert frame["evaluations"].iloc[0][0]["part"] == "val"
+
+
+def test_late_is_the_mean_of_the_last_quarter_and_a_torn_line_is_left_out(tmp_path):
+    study = make(tmp_path)
+    path = tmp_path / "runs" / identities(study)[0] / "metrics.csv"
+    path.write_text("step,name,value\n10,a,1.0\n70,a,5.0\n80,a,2.0\n100,a,4.0\n110,a,9")
+    row = index.frame(tmp_path, identities(study)[:1]).iloc[0]
+    assert row["last:a"] == 4.0
+    assert row["late:a"] == 3.0
+
+
+def test_missing_failed_and_killed_runs_are_rows(tmp_path):
+    study = make(tmp_path)
+    first, second, third = identities(study)[:3]
+    RunFolder(tmp_path, first).update(state="failed", error="loss is not finite at step 3")
+    RunFolder(tmp_path, second).update(state="running")
+    (tmp_path / "runs" / third / "status.json").write_text("{")
+    frame = index.frame(tmp_path, [first, second, third, "0" * 16]).set_index("identity")
+    assert frame.loc[first, "state"] == "failed"
+    assert "not finite" in frame.loc[first, "error"]
+    assert frame.loc[second, "state"] == "killed"
+    assert frame.loc[third, "state"] == "damaged"
+    assert frame.loc["0" * 16, "state"] == "missing"
+
+
+def test_a_running_run_is_asked_again_although_its_files_did_not_change(tmp_path):
+    study = make(tmp_path)
+    folder = RunFolder(tmp_path, identities(study)[0])
+    folder.update(state="running")
+    with folder.lock():
+        assert index.frame(tmp_path, [folder.identity])["state"].iloc[0] == "running"
+    assert index.frame(tmp_path, [folder.identity])["state"].iloc[0] == "killed"
+
+
+def test_the_cache_is_used_and_never_wrong(tmp_path):
+    study = make(tmp_path)
+    first = identities(study)[0]
+    index.frame(tmp_path, identities(study))
+    assert (tmp_path / index.CACHE).is_file()
+    path = tmp_path / "runs" / first / "status.json"
+    before = path.stat()
+    status = json.loads(path.read_text())
+    # same size, same time, another file: only the inode tells
+    write_json(path, {**status, "seed": 9})
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert index.frame(tmp_path, [first])["seed"].iloc[0] == 9
+    with (tmp_path / "runs" / first / "metrics.csv").open("a") as file:
+        file.write("2100,val/dice_teacher,0.5\n")
+    assert index.frame(tmp_path, [first])["last:val/dice_teacher"].iloc[0] == 0.5
+    assert len(index._read_cache(tmp_path)) == len(identities(study))
+    (tmp_path / index.CACHE).write_bytes(b"damaged")
+    assert len(index.frame(tmp_path, identities(study))) == len(identities(study))
+
+
+def test_the_cache_saves_reading(tmp_path, monkeypatch):
+    study = make(tmp_path)
+    once = index.frame(tmp_path, identities(study))
+    monkeypatch.setattr(index, "_summary", lambda *_: pytest.fail("read again"))
+    assert index.frame(tmp_path, identities(study)).equals(once)
+
+
+def test_rows_usage_and_curves_carry_their_identity(tmp_path):
+    study = make(tmp_path)
+    known = identities(study)
+    rows = index.rows(tmp_path, [*known, "0" * 16])
+    assert set(rows["identity"]) == set(known)
+    assert len(rows) == len(known) * 2 * 2 * 3 * 4
+    assert set(index.usage(tmp_path, known)["identity"]) == set(known)
+    curves = index.curves(tmp_path, known, ["val/dice_teacher"])
+    assert set(curves["name"]) == {"val/dice_teacher"}
+    assert len(curves) == 10 * len(known)
+    assert index.rows(tmp_path, []).empty
+    assert index.frame(tmp_path, []).empty
+
+
+def test_a_damaged_table_is_named(tmp_path):
+    study = make(tmp_path)
+    (tmp_path / "runs" / identities(study)[0] / "rows.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"rows\.parquet: not readable"):
+        index.rows(tmp_path, identities(study))
+
+
+def test_find_study_by_full_name_then_definition_then_newest(tmp_path):
+    make(tmp_path, name="sweep-a", definition="sweep", created="2026-01-01", data="acdc")
+    make(tmp_path, name="sweep-b", definition="sweep", created="2026-01-03", data="isic")
+    make(tmp_path, name="other", definition="modules", created="2026-01-02")
+    assert index.find_study(tmp_path, "sweep-a")["name"] == "sweep-a"
+    assert index.find_study(tmp_path, "sweep")["name"] == "sweep-b"
+    assert index.find_study(tmp_path, "sweep", data="acdc")["name"] == "sweep-a"
+    assert index.find_study(tmp_path, None)["name"] == "sweep-b"
+    assert [study["name"] for study in index.studies(tmp_path)] == ["sweep-b", "other", "sweep-a"]
+    for path in (tmp_path / "runs").glob("*/rows.parquet"):
+        if path.parent.name in identities(index.find_study(tmp_path, "sweep-b")):
+            path.unlink()
+    assert index.find_study(tmp_path, None)["name"] == "other"
+    assert index.find_study(tmp_path, "sweep")["name"] == "sweep-a"
+    with pytest.raises(InputError, match="did you mean 'sweep"):
+        index.find_study(tmp_path, "swep")
+    with pytest.raises(InputError, match=r"on split 'x'"):
+        index.find_study(tmp_path, "sweep", split="x")
+
+
+def test_an_empty_store_says_what_to_do(tmp_path):
+    assert index.studies(tmp_path) == []
+    with pytest.raises(InputError, match="vqseg study run"):
+        index.find_study(tmp_path, None)

@@ -1,0 +1,102 @@
+import inspect
+import pathlib
+
+import pytest
+import torch
+
+from vqseg import streams
+from vqseg.codebook import nearest_codes, quantize, usage, usage_loss
+from vqseg.quantizers import QUANTIZERS
+
+
+def built(name, num_codes=32, dim=6, seed=0):
+    quantizer = QUANTIZERS[name](dim, num_codes=num_codes)
+    streams.initialize(quantizer, seed, "quantizer")
+    return quantizer
+
+
+def test_table_and_folder_agree():
+    folder = pathlib.Path(inspect.getfile(QUANTIZERS["plain"])).parent
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(QUANTIZERS)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_keeps_the_shape_and_passes_the_gradient_straight_through(name):
+    z = torch.randn(2, 5, 6, requires_grad=True)
+    out = built(name)(z)
+    assert out.tokens.shape == z.shape and out.indices.shape == (2, 5)
+    out.tokens.sum().backward()
+    assert torch.equal(z.grad, torch.ones_like(z))
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_the_codebook_loss_reaches_the_codes_and_the_commitment_the_encoder(name):
+    quantizer, z = built(name), torch.randn(2, 5, 6, requires_grad=True)
+    out = quantizer(z)
+    out.losses["codebook"].backward(retain_graph=True)
+    assert z.grad is None
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in quantizer.parameters())
+    out.losses["commitment"].backward()
+    assert z.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_same_seed_same_codes(name):
+    assert torch.equal(built(name).codes(), built(name).codes())
+    assert not torch.equal(built(name).codes(), built(name, seed=1).codes())
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_codebook_of_less_than_two_codes_raises(name, size):
+    with pytest.raises(ValueError, match="num_codes must be at least 2"):
+        QUANTIZERS[name](6, num_codes=size)
+
+
+def test_a_mapped_book_moves_all_codes_at_once_and_freezes_its_table():
+    quantizer = built("mapped")
+    assert "table" not in dict(quantizer.named_parameters())
+    before = quantizer.codes().detach().clone()
+    out = quantizer(torch.randn(1, 3, 6))
+    out.losses["codebook"].backward()
+    with torch.no_grad():
+        for parameter in quantizer.parameters():
+            parameter -= 0.1 * parameter.grad
+    assert ((quantizer.codes() - before).abs().sum(1) > 0).all()
+
+
+def test_four_codes_by_hand():
+    codes = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 3.0]])
+    z = torch.tensor([[[0.1, 0.2], [0.9, 0.1], [0.2, 0.7], [2.0, 2.0]]])
+    out = quantize(z, codes)
+    assert out.indices.tolist() == [[0, 1, 2, 3]]
+    assert torch.allclose(out.tokens[0], codes)
+    squares = [0.01, 0.04, 0.01, 0.01, 0.04, 0.09, 1.0, 1.0]
+    assert out.losses["codebook"] == pytest.approx(sum(squares) / 8)
+    assert out.losses["commitment"] == pytest.approx(sum(squares) / 8)
+
+
+def test_the_search_equals_a_plain_distance_matrix_over_many_chunks():
+    z, codes = torch.randn(3, 900, 8), torch.randn(257, 8)
+    assert torch.equal(nearest_codes(z, codes), torch.cdist(z.flatten(0, 1), codes).argmin(1).view(3, 900))
+
+
+def test_widths_that_differ_raise():
+    with pytest.raises(ValueError, match="tokens have 5 channels, the codes 6"):
+        quantize(torch.randn(1, 2, 5), torch.randn(4, 6))
+
+
+def test_usage_loss_is_lowest_when_each_token_is_sure_and_all_codes_are_used():
+    codes = torch.eye(4) * 50
+    spread, alike = codes[None], codes[:1].expand(4, 4)[None]
+    unsure = codes.mean(0).expand(1, 4, 4)
+    assert usage_loss(spread, codes) == pytest.approx(-torch.log(torch.tensor(4.0)).item(), abs=1e-4)
+    assert usage_loss(alike, codes) == pytest.approx(0, abs=1e-4)
+    assert usage_loss(unsure, codes) == pytest.approx(0, abs=1e-4)
+
+
+def test_usage_by_hand():
+    out = usage(torch.tensor([2, 2, 0, 0]))
+    assert out["utilization"] == 0.5 and out["dead"] == 2 and out["tokens"] == 4
+    assert out["perplexity"] == pytest.approx(2)
+    assert out["ceiling"] == pytest.approx(1 - 0.75**4)

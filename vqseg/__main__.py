@@ -1,0 +1,5 @@
+"""``python -m vqseg`` is ``vqseg``."""
+
+from vqseg.cli import main
+
+main()

@@ -1,0 +1,125 @@
+"""Augmentation of whole batches: draw the parameters on the CPU, then apply them on the images' device.
+
+Drawn numbers depend on (seed, step) alone, so every arm of a study and every device sees the same ones.
+Letters: B images, C channels, H x W pixels; images lie in 0-1.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vqseg.config import Augment
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """A box per image, pasted from a partner image: ``box`` (B, H, W) bool, ``partner`` (B,)."""
+
+    box: Tensor
+    partner: Tensor
+
+    def mix(self, values: Tensor) -> Tensor:
+        """Paste: values (B, H, W) or (B, C, H, W)."""
+        box = self.box if values.ndim == 3 else self.box[:, None]
+        return torch.where(box, values[self.partner], values)
+
+
+def draw_geometry(settings: Augment, count: int, generator: torch.Generator) -> Tensor:
+    """Draw one affine map per image, output to input coordinates: (B, 2, 3)."""
+    u = torch.rand(count, 5, generator=generator)
+    quarter = torch.randint(4, (count,), generator=generator) * (u[:, 4] < settings.rotate90_probability)
+    angle = torch.deg2rad((u[:, 0] * 2 - 1) * settings.rotation_degrees) + quarter * (math.pi / 2)
+    low, high = settings.scale_range
+    zoom = 1 / (low + u[:, 1] * (high - low))
+    flip_x = 1 - 2 * (u[:, 2] < settings.flip_probability).float()
+    flip_y = 1 - 2 * (u[:, 3] < settings.flip_probability).float()
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    zero = torch.zeros(count)
+    rows = [torch.stack([cos * flip_x, -sin * flip_y, zero], 1), torch.stack([sin * flip_x, cos * flip_y, zero], 1)]
+    return torch.stack(rows, 1)
+
+
+def apply_geometry(theta: Tensor, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Warp images (bilinear) and masks (nearest); what comes from outside is 0 and background."""
+    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    warped = F.grid_sample(images, grid, align_corners=False)
+    if masks is None:
+        return warped, None
+    moved = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
+    return warped, moved[:, 0].long()
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """Per image (B,): brightness factor, contrast factor, blur sigma in pixels (0: none), noise sigma."""
+
+    brightness: Tensor
+    contrast: Tensor
+    blur: Tensor
+    noise: Tensor
+    noise_seed: int
+
+
+def draw_intensity(settings: Augment, count: int, generator: torch.Generator) -> Intensity:
+    """Draw brightness, contrast, blur and noise for each image."""
+    u = torch.rand(count, 6, generator=generator)
+    jitter = u[:, 0] < settings.jitter_probability
+    low, high = settings.blur_sigma_px
+    return Intensity(
+        brightness=torch.where(jitter, 1 + (u[:, 1] * 2 - 1) * settings.brightness, 1.0),
+        contrast=torch.where(jitter, 1 + (u[:, 2] * 2 - 1) * settings.contrast, 1.0),
+        blur=torch.where(u[:, 3] < settings.blur_probability, low + u[:, 4] * (high - low), 0.0),
+        noise=torch.where(u[:, 5] < settings.noise_probability, settings.noise_sigma, 0.0),
+        noise_seed=int(torch.randint(2**62, (1,), generator=generator)),
+    )
+
+
+def apply_intensity(drawn: Intensity, images: Tensor) -> Tensor:
+    """Change the intensities of images (B, C, H, W), clamped to 0-1."""
+    shape = (-1, 1, 1, 1)
+    device = images.device
+    images = images * drawn.brightness.to(device).view(shape)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = (images - mean) * drawn.contrast.to(device).view(shape) + mean
+    if bool(drawn.blur.any()):
+        images = _blur(images, drawn.blur)
+    if bool(drawn.noise.any()):
+        generator = torch.Generator(device=device).manual_seed(drawn.noise_seed)
+        noise = torch.randn(images.shape, generator=generator, device=device, dtype=images.dtype)
+        images = images + noise * drawn.noise.to(device).view(shape)
+    return images.clamp(0, 1)
+
+
+def draw_cutmix(settings: Augment, count: int, size: tuple[int, int], generator: torch.Generator) -> CutMix:
+    """Draw a box of 2 to 40 % of the image, aspect .3 to 3.3, for each image that is mixed, and its partner."""
+    height, width = size
+    u = torch.rand(count, 5, generator=generator)
+    area = (0.02 + u[:, 0] * 0.38) * height * width
+    aspect = torch.exp((u[:, 1] * 2 - 1) * math.log(1 / 0.3))
+    box_h = (area * aspect).sqrt().clamp(max=height)
+    box_w = (area / aspect).sqrt().clamp(max=width)
+    top, left = u[:, 2] * (height - box_h), u[:, 3] * (width - box_w)
+    y, x = torch.arange(height)[None, :, None] + 0.5, torch.arange(width)[None, None, :] + 0.5
+    view = (-1, 1, 1)
+    inside_y = (y >= top.view(view)) & (y < (top + box_h).view(view))
+    inside_x = (x >= left.view(view)) & (x < (left + box_w).view(view))
+    mixed = (u[:, 4] < settings.cutmix_probability).view(view)
+    return CutMix(inside_y & inside_x & mixed, torch.randperm(count, generator=generator))
+
+
+def _blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each image with its own Gaussian, separably; sigma 0 leaves it as it is."""
+    count, channels, *_ = images.shape
+    radius = max(int(math.ceil(2.5 * float(sigma.max()))), 1)
+    offset = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offset / sigma.clamp_min(1e-3)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0).to(images.device, images.dtype)
+    flat = images.reshape(1, count * channels, *images.shape[-2:])
+    flat = F.pad(flat, (radius, radius, 0, 0), mode="replicate")
+    flat = F.conv2d(flat, kernel[:, None, None, :], groups=count * channels)
+    flat = F.pad(flat, (0, 0, radius, radius), mode="replicate")
+    flat = F.conv2d(flat, kernel[:, None, :, None], groups=count * channels)
+    return flat.view_as(images)

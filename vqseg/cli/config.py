@@ -1,0 +1,34 @@
+"""``vqseg config``: the presets and what they set."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Show presets and check settings.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_presets() -> None:
+    """List the presets."""
+    from vqseg.config import preset_path, presets
+
+    for name in presets():
+        first = preset_path(name).read_text(encoding="utf-8").splitlines()[0]
+        typer.echo(f"{name:8} {first.lstrip('# ')}")
+
+
+@app.command()
+def show(
+    preset: Annotated[str, typer.Argument(help="A preset's name, or a path to a YAML file.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE, any number of times.")] = None,
+) -> None:
+    """Print every setting of a preset, after checking it."""
+    import yaml
+
+    from vqseg.config import load_config
+    from vqseg.experiment import CHOICES, resolve_choices
+
+    config = load_config(preset, set_ or [])
+    resolve_choices(config)
+    typer.echo(yaml.safe_dump(config.plain(), sort_keys=False).rstrip())
+    typer.echo(f"# parts: {', '.join(CHOICES)}")

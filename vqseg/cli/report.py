@@ -1,0 +1,48 @@
+"""`vqseg report NAME`: tables and figures of a study."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NameArgument = Annotated[
+    str, typer.Argument(help="A report, a study's full name or definition; 'list' shows them all.")
+]
+Store = Annotated[Path, typer.Option(envvar="VQSEG_STORE", help="Folder that holds runs, studies and reports.")]
+Data = Annotated[str | None, typer.Option(help="Only studies on this data set (its name or folder).")]
+SplitName = Annotated[str | None, typer.Option("--split", help="Only studies on this split.")]
+Part = Annotated[str | None, typer.Option(help="val, test or devtest; by default the best part scored for all runs.")]
+Protocol = Annotated[str | None, typer.Option(help="Scoring protocol; by default scan, or image for 2-D sets.")]
+Metric = Annotated[str, typer.Option(help="Score of effects and summary: dice, jaccard, hd95, asd, hd95_mm ...")]
+Columns = Annotated[str | None, typer.Option(help="Columns of the table, by comma: dice,hd95,classes,effect,ms ...")]
+Decimals = Annotated[int, typer.Option(min=0, max=6, help="Digits after the point.")]
+Out = Annotated[Path | None, typer.Option(help="Folder to write to; by default STORE/reports/STUDY.")]
+AllowMixed = Annotated[bool, typer.Option("--allow-mixed", help="Tabulate runs that disagree; captions say so.")]
+
+
+def report(
+    name: NameArgument,
+    store: Store = Path("vqseg-store"),
+    data: Data = None,
+    split: SplitName = None,
+    part: Part = None,
+    protocol: Protocol = None,
+    metric: Metric = "dice",
+    columns: Columns = None,
+    decimals: Decimals = 2,
+    out: Out = None,
+    allow_mixed: AllowMixed = False,
+) -> None:
+    """Render a study's report, print its table and say where the files lie."""
+    from vqseg.report.make import listing, make
+    from vqseg.report.selection import Options
+
+    if name == "list":
+        typer.echo(listing(store))
+        return
+    keys = tuple(word.strip() for word in columns.split(",") if word.strip()) if columns is not None else None
+    options = Options(part, protocol, metric, keys or None, decimals, allow_mixed)
+    made = make(name, store=store, data=data, split=split, out=out, options=options)
+    typer.echo(made.words + "\n\nwrote")
+    for path in made.paths:
+        typer.echo(f"  {path}")

@@ -1,0 +1,133 @@
+"""``vqseg study``: run, watch and score studies; ``vqseg demo``: one of them from nothing to its report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqseg.cli.options import (
+    DEFAULT_STORE,
+    Data,
+    Device,
+    Keep,
+    Preset,
+    Sets,
+    SplitName,
+    Steps,
+    Store,
+    Tracking,
+    data_or_phantom,
+)
+
+app = typer.Typer(help="Run, watch and score studies.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="A study's name (or the full name of one in the store).")]
+
+
+@app.command("list")
+def list_studies(store: Store = DEFAULT_STORE) -> None:
+    """List the built-in studies, and those in the store."""
+    from vqseg import assets
+    from vqseg.records.index import studies
+    from vqseg.study.definition import read_definition
+
+    for name in assets.names("studies"):
+        typer.echo(f"{name}: {' '.join(read_definition(name)[1].question.split())}")
+    for record in studies(store):
+        typer.echo(f"in {store}: {record['name']} ({len(record['cells'])} cells, {record['created']})")
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A built-in study, or a path to a YAML file.")]) -> None:
+    """Show a study's question, arms, seeds and reference."""
+    from vqseg.study.definition import read_definition
+
+    stem, definition = read_definition(name)
+    typer.echo(f"{stem}: {' '.join(definition.question.split())}")
+    typer.echo(f"preset {definition.preset}, seeds {definition.seeds}, reference {definition.reference!r}")
+    for arm in definition.expand():
+        typer.echo(f"  {arm.label:45} {arm.overrides}")
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="A built-in study ('vqseg study list'), or a path to a YAML file.")],
+    data: Data = None,
+    split: SplitName = None,
+    preset: Preset = None,
+    arms: Annotated[list[str] | None, typer.Option("--arms", help="Only arms of this label or family; * is a wildcard.")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, such as 0-2 or 0,3,5.")] = None,
+    add_seeds: Annotated[str | None, typer.Option("--add-seeds", help="Seeds in addition to those the study has.")] = None,
+    set_: Sets = None,
+    steps: Steps = None,
+    supervised: Annotated[bool, typer.Option("--supervised", help="The fully supervised form of the study.")] = False,
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, each a process.")] = 1,
+    retry: Annotated[str | None, typer.Option("--retry", help="'failed': try failed cells again.")] = None,
+    keep: Keep = "last",
+    name: Annotated[str | None, typer.Option("--name", help="What to call the study in the store.")] = None,
+    store: Store = DEFAULT_STORE,
+    storage: Annotated[str | None, typer.Option("--storage", help="Optuna storage; default: a journal in the store.")] = None,
+    tracking: Tracking = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
+) -> None:
+    """Run a study; started again, it does what is left. Validation only: 'study evaluate' scores a test part."""
+    from vqseg.cli import studies
+    from vqseg.study.cells import Request
+    from vqseg.study.runner import Settings
+
+    root = data_or_phantom(data, store)
+    request = Request(
+        study, store, root, split, preset or (None if data else "smoke"), tuple(studies.listed(arms)), seeds, add_seeds,
+        tuple(set_ or ()), steps, supervised, name,
+    )  # fmt: skip
+    settings = Settings(workers, device, keep, storage, tracking, studies.retrying(retry))
+    studies.run(request, settings, dry_run=dry_run)
+
+
+@app.command()
+def status(name: Name, store: Store = DEFAULT_STORE) -> None:
+    """Show every cell of a study: state, step, validation Dice, run, error."""
+    from vqseg.cli.tables import print_cells
+    from vqseg.records.index import find_study
+    from vqseg.study.runner import progress
+
+    record = find_study(store, name)
+    print_cells(record["name"], progress(store, record))
+
+
+@app.command()
+def logs(
+    name: Name,
+    lines: Annotated[int, typer.Option("--lines", min=1, help="Last lines of each worker's log.")] = 20,
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Show the end of the workers' logs."""
+    from vqseg.records.index import find_study
+
+    folder = store / "studies" / find_study(store, name)["name"] / "logs"
+    for path in sorted(folder.glob("*.log")):
+        typer.echo(f"== {path}")
+        typer.echo("\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]))
+
+
+@app.command()
+def evaluate(
+    name: Name,
+    part: Annotated[str, typer.Option("--split", "--part", help="Part to score: test, devtest or val.")],
+    protocol: Annotated[str | None, typer.Option("--protocol", help="scan, ssl4mis, image or all.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Score also what was scored before (repeats are counted).")] = False,
+    device: Device = "auto",
+    store: Store = DEFAULT_STORE,
+    tracking: Tracking = None,
+) -> None:
+    """Score all finished cells of a study on one part, once; the date and the repeats are kept."""
+    from vqseg.cli import studies
+
+    studies.evaluate(store, name, part, protocol.split(",") if protocol else None, again, device, tracking)
+
+
+def demo(store: Store = DEFAULT_STORE, workers: Annotated[int, typer.Option("--workers", min=1)] = 2) -> None:
+    """From nothing to a report: make the phantom, run epsilon-sweep at preset smoke, render tables and figures."""
+    from vqseg.cli import studies
+
+    studies.demo(Path(store), workers)

@@ -1,0 +1,69 @@
+"""``vqseg train`` and ``vqseg evaluate``: one run."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqseg.cli.options import DEFAULT_STORE, Data, Device, Keep, Preset, Sets, SplitName, Steps, Store, Tracking, data_or_phantom
+
+
+def train(
+    data: Data = None,
+    split: SplitName = None,
+    preset: Preset = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random stream.")] = 0,
+    set_: Sets = None,
+    steps: Steps = None,
+    device: Device = "auto",
+    keep: Keep = "last",
+    name: Annotated[str | None, typer.Option("--name", help="What to call the run.")] = None,
+    store: Store = DEFAULT_STORE,
+    tracking: Tracking = None,
+    mirror: Annotated[bool, typer.Option("--mirror/--no-mirror", help="Show the run in MLflow when it ends.")] = True,
+) -> None:
+    """Train one run; started again, it resumes, and a finished one is left as it is."""
+    from vqseg import config, experiment
+    from vqseg.cli.progress import run_bar
+
+    root = data_or_phantom(data, store)
+    chosen = preset or ("cpu" if data else "smoke")
+    extra = [f"seed={seed}", *([f"train.steps={steps}"] if steps else [])]
+    plan = experiment.plan(config.load_config(chosen, [*(set_ or []), *extra]), root=root, split=split, store=store)
+    label = name or f"{plan.parts['method'].name} {plan.parts['perturbation'].name}, seed {seed}"
+    with run_bar(label, plan.steps) as advance:
+        folder = experiment.run(plan, name=label, device=device, keep=keep, on_progress=advance)
+    _show(folder.path, "val", experiment.scored(folder))
+    if mirror and not os.environ.get("VQSEG_NO_MIRROR"):
+        from vqseg.records.sync import sync
+
+        sync(store, tracking=tracking)
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="Identity of a run (its beginning will do), or its folder.")],
+    part: Annotated[str, typer.Option("--split", "--part", help="Part to score: val, test or devtest.")] = "val",
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="scan, ssl4mis, image or all; default: those of the recipe's input size.")
+    ] = None,
+    reference: Annotated[str, typer.Option("--reference", help="What measures distances: own, or medpy.")] = "own",
+    data: Annotated[Path | None, typer.Option("--data", help="The data's folder, if it has moved.")] = None,
+    device: Device = "auto",
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Score a finished run: best and last, student and teacher, as far as their weights were kept."""
+    from vqseg import experiment
+    from vqseg.records.run import resolve
+
+    folder = resolve(store, run)
+    protocols = protocol.split(",") if protocol else None
+    rows = experiment.evaluate(folder, part=part, protocols=protocols, library=reference, device=device, root=data)
+    _show(folder.path, part, rows)
+
+
+def _show(folder: Path, part: str, rows: object) -> None:
+    from vqseg.cli.tables import print_scores
+
+    print_scores(rows, part)
+    typer.echo(f"run {folder.name}: {folder}")

@@ -1,0 +1,234 @@
+"""The typed tree of settings: YAML, then ``--set a.b=value``, then frozen models. Imports nothing heavy.
+
+A swappable part is a `Choice`: a name and the options of that part's constructor, written
+``quantizer: {name: mapped, num_codes: 1024}`` or, without options, ``perturbation: none``.
+The constructor's signature is the schema of the options: `vqseg.parts` binds them before anything is built.
+
+A leaf that says ``identity=False`` changes how a run is watched, not what it computes.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vqseg import assets
+from vqseg.errors import InputError, nearest
+from vqseg.files import parse_yaml, read_yaml
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+WATCHING = {"identity": False}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Choice(BaseModel):
+    """A part by name, with the options of its constructor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options as given."""
+        return dict(self.model_extra or {})
+
+
+class Data(_Section):
+    """What the network is shown. ``labels: all`` opens the hidden labels: the fully supervised bound."""
+
+    size_px: Count = 256
+    labels: Literal["labelled", "all"] = "labelled"
+
+
+class Network(_Section):
+    """Encoder -> quantizer -> perturbation -> decoders.
+
+    ``statistics`` says what batch norm does in perturbed passes: ``separate`` normalizes them by their
+    own batch and leaves the running statistics alone; ``shared`` lets them move the running statistics
+    that validation and the teacher use; with ``norm: group`` there are none.
+    """
+
+    encoder: Choice = Choice(name="unet")
+    quantizer: Choice = Choice(name="mapped")
+    decoder: Choice = Choice(name="unet")
+    skips: bool = True
+    norm: Literal["batch", "group"] = "batch"
+    statistics: Literal["separate", "shared"] = "separate"
+
+
+class Augment(_Section):
+    """Geometry acts on images and masks of every view; intensity and CutMix on strong views only."""
+
+    flip_probability: Share = 0.5
+    rotate90_probability: Share = 0.0
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 20.0
+    scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.9, 1.1)
+    brightness: Weight = 0.5
+    contrast: Share = 0.5
+    jitter_probability: Share = 0.8
+    blur_probability: Share = 0.5
+    blur_sigma_px: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.1, 2.0)
+    noise_sigma: Weight = 0.0
+    noise_probability: Share = 0.0
+    cutmix_probability: Share = 0.5
+    labelled_strong: bool = False
+
+
+class Schedule(_Section):
+    """Learning rate: ``(1 - step/steps) ** power``; power 0 keeps it constant."""
+
+    power: Weight = 0.9
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class Train(_Section):
+    """The loop. Durations are steps."""
+
+    steps: Count = 30_000
+    labelled_batch: Count = 12
+    unlabelled_batch: Annotated[int, Field(ge=0)] = 12
+    teacher_decay: Share = 0.99
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    channels_last: bool = True
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    validate_steps: Count = 500
+    flush_steps: Annotated[Count, Field(json_schema_extra=WATCHING)] = 50
+    checkpoint_steps: Annotated[Count, Field(json_schema_extra=WATCHING)] = 500
+
+
+class Config(_Section):
+    """Everything that decides what a run computes, apart from the data and the code."""
+
+    preset: Annotated[str, Field(json_schema_extra=WATCHING)] = "custom"
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: Data = Data()
+    network: Network = Network()
+    perturbation: Choice = Choice(name="none")
+    method: Choice = Choice(name="vqseg")
+    augment: Augment = Augment()
+    optimizer: Choice = Choice(name="sgd")
+    schedule: Schedule = Schedule()
+    train: Train = Train()
+
+    def plain(self) -> dict[str, Any]:
+        """Return the tree as plain data, every leaf present, options of choices as given."""
+        return self.model_dump(mode="json")
+
+
+def presets() -> list[str]:
+    """Return the built-in presets' names."""
+    return assets.names("configs")
+
+
+def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
+    """Read a preset (built-in name, or path to a YAML file) and apply ``a.b=value`` overrides.
+
+    Raises:
+        InputError: unknown preset, key or value; the nearest names are given.
+    """
+    path = assets.find("configs", preset, "preset")
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected a mapping of settings")
+    tree.setdefault("preset", path.stem)
+    return from_tree(with_overrides(tree, parse_overrides(overrides)), str(path))
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Turn ``a.b=value`` texts into a mapping of dotted keys; values are YAML."""
+    parsed: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise InputError(f"--set {text!r}: expected KEY=VALUE, for example train.steps=1000")
+        parsed[key.strip()] = parse_yaml(value) if value else None
+    return parsed
+
+
+def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of ``tree`` with dotted keys set.
+
+    Setting a choice (``perturbation: {name: qpm, rate: .7}``) replaces the whole node; setting one of its
+    options (``perturbation.rate``) keeps the rest.
+    """
+    result = dict(tree)
+    for dotted, value in overrides.items():
+        head, _, rest = dotted.partition(".")
+        if not rest:
+            result[head] = value
+            continue
+        node = result.get(head, {})
+        node = {"name": node} if isinstance(node, str) else node
+        if not isinstance(node, Mapping):
+            raise InputError(f"{dotted}: {head} is a value, not a section")
+        result[head] = with_overrides(node, {rest: value})
+    return result
+
+
+def from_tree(tree: Mapping[str, Any], origin: str) -> Config:
+    """Validate a tree.
+
+    Raises:
+        InputError: names the key, what was found and, for an unknown key, the nearest known one.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            known = _known_keys(keys[:-1])
+            raise InputError(
+                f"{origin}: unknown key {'.'.join(keys)!r}{nearest(keys[-1], known)}; known there: {', '.join(known)}"
+            ) from None
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise InputError(f"{origin}: {'.'.join(keys)}: {message}, got {first['input']!r}") from None
+
+
+def _known_keys(path: Iterable[str]) -> list[str]:
+    model: Any = Config
+    for key in path:
+        model = model.model_fields[key].annotation
+    return list(model.model_fields)
+
+
+def identity_leaves(config: Config, choices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the leaves that decide what is computed and differ from what they were when first introduced.
+
+    ``choices`` gives, by dotted key, every choice with all its options resolved (see `vqseg.parts`).
+    A leaf whose default was changed since declares its first default as ``was`` (a field's
+    ``json_schema_extra``, or the part's ``WAS``), so that the new default counts as a difference and
+    a new option at its default does not.
+    """
+    leaves = dict(_leaves(config, ""))
+    for key, resolved in choices.items():
+        leaves[key] = dict(resolved)
+    return dict(sorted(leaves.items()))
+
+
+def _leaves(section: BaseModel, prefix: str) -> Iterable[tuple[str, Any]]:
+    for name, field in type(section).model_fields.items():
+        value, extra = getattr(section, name), field.json_schema_extra
+        extra = extra if isinstance(extra, dict) else {}
+        if extra.get("identity", True) is False or isinstance(value, Choice):
+            continue
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif value != extra.get("was", field.default):
+            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
+
+
+def preset_path(preset: str) -> Path:
+    """Return the file behind a preset's name or path."""
+    return assets.find("configs", preset, "preset")

@@ -1,0 +1,37 @@
+"""Decoders: the (quantized) coarsest map and, with skips, the encoder's finer maps -> (B, K, H, W).
+
+Source: SSL4MIS's U-Net (1 x 1 convolution, bilinear upsampling, concatenation, two convolutions).
+"""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqseg.encoder import double_conv
+
+
+class UNetDecoder(nn.Module):
+    """The expanding half of a U-Net; without skips it sees the codes alone."""
+
+    def __init__(self, dims: tuple[int, ...], out_channels: int, norm: str, skips: bool) -> None:
+        super().__init__()
+        self.skips = skips
+        pairs = list(itertools.pairwise(reversed(dims)))
+        self.narrow = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for coarse, fine in pairs)
+        self.levels = nn.ModuleList(double_conv(fine * (2 if skips else 1), fine, norm, 0.0) for _, fine in pairs)
+        self.head = nn.Conv2d(dims[0], out_channels, 3, padding=1)
+
+    def forward(self, coarsest: Tensor, finer: list[Tensor]) -> Tensor:
+        """Decode; ``finer`` are the encoder's maps without the coarsest, finest first (sizes are read from them)."""
+        x = coarsest
+        for narrow, level, skip in zip(self.narrow, self.levels, reversed(finer), strict=True):
+            x = F.interpolate(narrow(x), size=skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = level(torch.cat([skip, x], dim=1) if self.skips else x)
+        out: Tensor = self.head(x)
+        return out
+
+
+DECODERS = {"unet": UNetDecoder}
+"""Decoders by name; built with (dims, out_channels, norm, skips) and their options."""

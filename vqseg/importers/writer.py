@@ -1,0 +1,257 @@
+"""Writes a prepared folder so that it is whole or resumable, whatever the source was.
+
+Every scan is one atomic file (two with its mask); splits follow, the manifest comes last. Until then a
+marker, ``.importing.json``, says which import the folder belongs to. A second call compares contents and
+writes only what is not there, so it resumes an interrupted import and does nothing after a finished one.
+
+Letters: S slices, H x W pixels.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vqseg.errors import InputError
+from vqseg.files import digest, read_json, write_json
+from vqseg.manifest import (
+    Manifest,
+    Scan,
+    Split,
+    array_sha256,
+    read_manifest,
+    write_array,
+    write_manifest,
+    write_split,
+)
+from vqseg.splits import refuse_change, same_split, twins
+
+MARKER = ".importing.json"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One scan in memory: uint8 image (S, H, W) or (S, H, W, 3), uint8 mask (S, H, W) or None."""
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    range: tuple[float, float]
+    spacing_mm: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Pending:
+    """One scan that is still to be read."""
+
+    scan: str
+    patient: str
+    slices: list[int]
+    read: Callable[[], Volume]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole import before anything is written.
+
+    ``source`` names the importer, the path and the options: a folder belongs to one such source.
+    ``state`` changes when a source file does (name, size, time); equal states need no second reading.
+    """
+
+    name: str
+    classes: list[str]
+    source: dict[str, Any]
+    state: str
+    scans: list[Pending]
+    channels: int = 1
+    synthetic: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+class Imported(NamedTuple):
+    """What a call did: scans written and found in place, and the names of the splits that are new."""
+
+    manifest: Manifest
+    written: int
+    kept: int
+    splits: list[str]
+    notes: list[str]
+
+
+def write(out: Path, plan: Plan, splits: Callable[[Manifest], Sequence[Split]]) -> Imported:
+    """Write ``plan`` to ``out``; the last of ``splits`` becomes the default one.
+
+    Raises:
+        InputError: ``out`` holds something else, a source file is bad, or the disk does not take the files.
+    """
+    try:
+        return _write(out, plan, splits)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{out}: cannot be written: {reason}; mend it and run the same command again") from None
+
+
+def to_bytes(
+    values: np.ndarray, where: object, *, window: tuple[float, float] | None = None
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Map an array to 0-255 by its own minimum and maximum, or by ``window``; return it with that range.
+
+    Raises:
+        InputError: a value is not finite; ``where`` is named.
+    """
+    if not np.isfinite(values).all():
+        raise InputError(f"{where}: holds values that are not finite; clean the image and import again")
+    low, high = window or (float(values.min()), float(values.max()))
+    scale = 255.0 / (high - low) if high > low else 0.0
+    mapped = np.rint((np.clip(values.astype(np.float64), low, high) - low) * scale)
+    return mapped.astype(np.uint8), (low, high)
+
+
+def to_indices(values: np.ndarray, classes: int, where: object) -> np.ndarray:
+    """Return a mask as uint8 class indices, same shape.
+
+    Raises:
+        InputError: a value is not one of ``0 .. classes - 1``; the value and ``where`` are named.
+    """
+    inside = np.isin(values, np.arange(classes))
+    if not inside.all():
+        bad = values[~inside].ravel()[0].item()
+        raise InputError(f"{where}: mask value {bad:g} is outside the classes 0 to {classes - 1}; correct the mask")
+    return values.astype(np.uint8)
+
+
+def file_state(paths: Sequence[Path], *extra: Any) -> str:
+    """Digest of names, sizes and times of ``paths`` and of ``extra`` options."""
+    stats = [(path.name, path.stat()) for path in paths]
+    return digest([[[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats], list(extra)])
+
+
+def _write(out: Path, plan: Plan, splits: Callable[[Manifest], Sequence[Split]]) -> Imported:
+    before = _claim(out, plan)
+    if before is not None and before.source.get("state") == plan.state and _files_there(out, before):
+        scans, written = before.scans, 0
+    else:
+        scans, written = _write_scans(out, plan, before)
+    manifest = Manifest(
+        name=plan.name,
+        synthetic=plan.synthetic,
+        classes=plan.classes,
+        channels=plan.channels,  # type: ignore[arg-type]  # pydantic checks that it is 1 or 3
+        source={**plan.source, "state": plan.state},
+        default_split=before.default_split if before else "",
+        scans=scans,
+    )
+    made = list(splits(manifest))
+    new = [split for split in made if not same_split(out, split)]
+    for split in new:
+        refuse_change(out, split)
+    for split in new:
+        write_split(out, split)
+    manifest = manifest.model_copy(update={"default_split": made[-1].name})
+    if manifest != before:
+        write_manifest(out, manifest)
+    (out / MARKER).unlink(missing_ok=True)
+    names = [split.name for split in new]
+    return Imported(manifest, written, len(scans) - written, names, [*plan.notes, *_twin_notes(manifest)])
+
+
+def _twin_notes(manifest: Manifest) -> list[str]:
+    pairs = {tuple(sorted({patient, *others})) for patient, others in twins(manifest).items()}
+    return [
+        f"the same images: patients {' and '.join(pair)}; they must not stand in two parts" for pair in sorted(pairs)
+    ]
+
+
+def _claim(out: Path, plan: Plan) -> Manifest | None:
+    """Return the finished manifest in ``out``, or None where the import is new or unfinished."""
+    if (out / "manifest.json").is_file():
+        before = read_manifest(out)
+        held = {key: value for key, value in before.source.items() if key != "state"}
+        if (before.name, held) != (plan.name, plan.source):
+            what = f"already holds {before.name!r}, made by importer {held.get('importer')!r} from {_origin(held)}"
+            raise InputError(f"{out}: {what}; choose another folder")
+        return before
+    if (out / MARKER).is_file():
+        held = read_json(out / MARKER)
+        if held != plan.source:
+            what = f"holds an unfinished import from {_origin(held)}"
+            raise InputError(f"{out}: {what}; finish that one, choose another folder, or delete this one")
+        for leftover in out.glob("*/.*.tmp"):
+            leftover.unlink()
+        return None
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and holds other files; choose a new or empty folder")
+    write_json(out / MARKER, plan.source)
+    return None
+
+
+def _origin(source: dict[str, Any]) -> str:
+    options = {key: value for key, value in source.items() if key not in ("importer", "path")}
+    written = ", ".join(f"{key}={value}" for key, value in options.items())
+    return str(source.get("path", "nothing")) + (f" ({written})" if written else "")
+
+
+def _files_there(out: Path, manifest: Manifest) -> bool:
+    return all((out / path).is_file() for scan in manifest.scans for path in (scan.image, scan.mask) if path)
+
+
+def _write_scans(out: Path, plan: Plan, before: Manifest | None) -> tuple[list[Scan], int]:
+    known = {scan.scan: scan for scan in before.scans} if before else {}
+    if before and list(known) != [pending.scan for pending in plan.scans]:
+        raise InputError(f"{out}: the scans of the source have changed since it was imported; choose a new folder")
+    scans, written = [], 0
+    for pending in _shown(plan.scans, plan.name):
+        volume = pending.read()
+        entry = _entry(pending, volume, len(plan.classes))
+        if before and entry != known[pending.scan]:
+            raise InputError(
+                f"{out}: scan {pending.scan!r} of the source has changed since it was imported; choose a new folder"
+            )
+        fresh = _keep_or_write(out / entry.image, "image", volume.image, entry.image_sha256)
+        if entry.mask and volume.mask is not None:
+            fresh |= _keep_or_write(out / entry.mask, "mask", volume.mask, entry.mask_sha256)
+        scans.append(entry)
+        written += fresh
+    return scans, written
+
+
+def _entry(pending: Pending, volume: Volume, classes: int) -> Scan:
+    mask = volume.mask
+    return Scan(
+        scan=pending.scan,
+        patient=pending.patient,
+        slices=pending.slices,
+        shape=volume.image.shape[:3],
+        spacing_mm=volume.spacing_mm,
+        image=f"images/{pending.scan}.npz",
+        image_sha256=array_sha256(volume.image),
+        range=volume.range,
+        mask=None if mask is None else f"masks/{pending.scan}.npz",
+        mask_sha256=None if mask is None else array_sha256(mask),
+        class_voxels=None if mask is None else np.bincount(mask.ravel(), minlength=classes).tolist(),
+    )
+
+
+def _keep_or_write(path: Path, key: str, array: np.ndarray, sha256: str | None) -> bool:
+    """Write ``array`` unless ``path`` already holds it; return whether it was written."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if array_sha256(archive[key]) == sha256:
+                return False
+    except Exception:  # noqa: S110 - absent or damaged in whatever way: it is written anew
+        pass
+    write_array(path, **{key: array})
+    return True
+
+
+def _shown(scans: list[Pending], name: str) -> Iterator[Pending]:
+    """Iterate with a bar on a terminal, with one plain line elsewhere (both on standard error)."""
+    if not sys.stderr.isatty():
+        print(f"{name}: preparing {len(scans)} scans", file=sys.stderr)
+        return iter(scans)
+    from rich.console import Console
+    from rich.progress import track
+
+    return iter(track(scans, description=name, console=Console(stderr=True)))

@@ -1,0 +1,295 @@
+"""Looks at a prepared folder and one of its splits, and says exactly what is wrong where.
+
+`check` reads everything, hidden masks too, and reports; `require_sound` is the quick look before training: it
+stops at the first problem and opens only the masks that the run may read.
+
+Letters: S slices, H x W pixels, K classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from vqseg.errors import InputError
+from vqseg.manifest import (
+    Manifest,
+    Scan,
+    Split,
+    array_sha256,
+    read_image,
+    read_manifest,
+    read_mask,
+    read_split,
+    scans_of,
+)
+
+SCORED = ("labelled", "val", "test", "devtest")
+LEAST_FOREGROUND = 0.005
+
+
+class Problem(BaseModel):
+    """One thing that is wrong: where, what, and what to do about it."""
+
+    model_config = ConfigDict(frozen=True)
+    level: Literal["error", "warning"]
+    where: str
+    what: str
+    do: str
+
+    def line(self) -> str:
+        """Return the problem as one line without its level."""
+        return f"{self.where}: {self.what}; {self.do}"
+
+
+class PartReport(BaseModel):
+    """One part: counts, (smallest, largest) sides in pixels, spacing, and each class's share of the voxels (0-1)."""
+
+    patients: int
+    scans: int
+    images: int
+    images_with_mask: int
+    rows: tuple[int, int] | None
+    columns: tuple[int, int] | None
+    spacing: Literal["known", "unknown", "partly"]
+    voxel_share: dict[str, float] | None
+    foreground: float | None
+
+
+class Report(BaseModel):
+    """All that `check` found; ``label_share`` is labelled images over labelled and unlabelled ones (0-1)."""
+
+    root: str
+    name: str
+    synthetic: bool
+    digest: str
+    split: str
+    classes: list[str]
+    channels: int
+    label_share: float | None
+    parts: dict[str, PartReport]
+    problems: list[Problem]
+
+    @property
+    def errors(self) -> list[Problem]:
+        """The problems that make the split unusable."""
+        return [problem for problem in self.problems if problem.level == "error"]
+
+
+class _Seen(NamedTuple):
+    """What one scan turned out to hold: problems, voxels per class (K,), and a hash per slice (None: constant)."""
+
+    problems: list[Problem]
+    voxels: np.ndarray | None
+    slices: list[str | None]
+
+
+def check(root: Path, split_name: str | None = None) -> Report:
+    """Read a prepared folder completely and report on one split (the default one if none is named).
+
+    Raises:
+        InputError: no prepared folder, or no such split; everything else becomes a `Problem`.
+    """
+    manifest = read_manifest(root)
+    split = read_split(root, manifest, split_name)
+    parts, problems = _members(manifest, split)
+    seen = {scan.scan: _look(root, manifest, scan, with_mask=True, hashes=True) for scan in manifest.scans}
+    problems += _shared_patients(split)
+    problems += [problem for scan in manifest.scans for problem in seen[scan.scan].problems]
+    problems += _shared_slices(parts, {name: look.slices for name, look in seen.items()})
+    reports = {}
+    for part, scans in parts.items():
+        voxels = [counts for scan in scans if (counts := seen[scan.scan].voxels) is not None]
+        reports[part] = _part(scans, manifest.classes, np.sum(voxels, axis=0) if voxels else None)
+        problems += _part_problems(part, scans, reports[part])
+    images = {part: report.images for part, report in reports.items()}
+    pool = images.get("labelled", 0) + images.get("unlabelled", 0)
+    return Report(
+        root=str(root),
+        name=manifest.name,
+        synthetic=manifest.synthetic,
+        digest=manifest.digest,
+        split=split.name,
+        classes=manifest.classes,
+        channels=manifest.channels,
+        label_share=images.get("labelled", 0) / pool if pool else None,
+        parts=reports,
+        problems=problems,
+    )
+
+
+def require_sound(
+    root: Path,
+    manifest: Manifest,
+    split: Split,
+    *,
+    parts: Sequence[str] = ("labelled", "unlabelled", "val"),
+    read_masks_of: Sequence[str] = ("labelled", "val"),
+) -> None:
+    """Refuse data that a run over ``parts`` would stumble over; masks of other parts are never opened.
+
+    Raises:
+        InputError: the first problem: an empty part, leakage between any two parts of the split, a missing mask among
+            ``read_masks_of``, an unreadable or mismatched image or mask, a mask value outside the classes.
+    """
+    for problem in _quick_problems(root, manifest, split, parts, read_masks_of):
+        raise InputError(f"{root}, split {split.name!r}: {problem.line()}")
+
+
+def _quick_problems(
+    root: Path, manifest: Manifest, split: Split, parts: Sequence[str], read_masks_of: Sequence[str]
+) -> Iterator[Problem]:
+    members, problems = _members(manifest, split)
+    yield from problems
+    for part in parts:
+        if not members.get(part):
+            yield _error(f"part {part}", "is empty", "choose another split, see 'vqseg data split --help'")
+    yield from _shared_patients(split)
+    # Whole scans only: the manifest has their hashes, so that nothing is read for it.
+    yield from _shared_slices(members, {scan.scan: [scan.image_sha256] for scan in manifest.scans}, what="scan")
+    for part in parts:
+        yield from _without_masks(part, members[part]) if part in read_masks_of else ()
+        for scan in members[part]:
+            yield from _look(root, manifest, scan, with_mask=part in read_masks_of, hashes=False).problems
+
+
+def _members(manifest: Manifest, split: Split) -> tuple[dict[str, list[Scan]], list[Problem]]:
+    known = set(manifest.patients)
+    problems = [
+        _error(f"part {part}", f"patient {patient!r} is not in the data", "make the split again")
+        for part, patients in split.parts.items()
+        for patient in patients
+        if patient not in known
+    ]
+    sound = {part: [p for p in patients if p in known] for part, patients in split.parts.items()}
+    filtered = split.model_copy(update={"parts": sound})
+    return {part: scans_of(manifest, filtered, part) for part in split.parts}, problems
+
+
+def _look(root: Path, manifest: Manifest, scan: Scan, *, with_mask: bool, hashes: bool) -> _Seen:
+    problems: list[Problem] = []
+    image = _content(root, scan, "image", problems)
+    mask = _content(root, scan, "mask", problems) if with_mask and scan.mask else None
+    if image is not None and image.shape[3:] != ((3,) if manifest.channels == 3 else ()):
+        found = image.shape[3] if image.ndim == 4 else 1
+        what = f"has {found} channels, the manifest says {manifest.channels}"
+        problems.append(_error(scan.image, what, "import the data again"))
+    voxels = None
+    if mask is not None:
+        counts = np.bincount(mask.ravel(), minlength=len(manifest.classes))
+        voxels = counts[: len(manifest.classes)]
+        if len(counts) > len(voxels):
+            value = len(counts) - 1
+            what = f"mask value {value} is outside the classes 0 to {len(manifest.classes) - 1}"
+            problems.append(_error(str(scan.mask), what, "correct the source and import again"))
+    slices = [_slice_hash(plane) for plane in image] if hashes and image is not None else []
+    return _Seen(problems, voxels, slices)
+
+
+def _slice_hash(plane: np.ndarray) -> str | None:
+    """Content hash of one slice; None for a constant one, which any two patients may share."""
+    return None if (plane == plane.flat[0]).all() else array_sha256(plane)
+
+
+def _content(root: Path, scan: Scan, kind: Literal["image", "mask"], problems: list[Problem]) -> np.ndarray | None:
+    """Read one file of a scan and hold it against the manifest; what is wrong is added to ``problems``."""
+    where, expected = (scan.image, scan.image_sha256) if kind == "image" else (str(scan.mask), scan.mask_sha256)
+    again = "import the data again"
+    if len(scan.slices) != scan.shape[0] and kind == "image":
+        what = f"{len(scan.slices)} slice numbers for {scan.shape[0]} slices"
+        problems.append(_error(f"scan {scan.scan}", what, again))
+    try:
+        array = read_image(root, scan) if kind == "image" else read_mask(root, scan)
+    except InputError as error:
+        reason = str(error).removeprefix(f"{root / where}: ").removesuffix(f"; {again}")
+        problems.append(_error(where, reason, again))
+        return None
+    if array.dtype != np.uint8:
+        problems.append(_error(where, f"holds {array.dtype}, expected uint8", again))
+        return None
+    # A value outside the classes is named as such, before the hash calls it merely changed.
+    if array_sha256(array) != expected and (kind == "image" or array.max(initial=0) < len(scan.class_voxels or ())):
+        problems.append(_error(where, "its content is not what the manifest recorded", again))
+    return array
+
+
+def _shared_patients(split: Split) -> Iterator[Problem]:
+    for part, patients in split.parts.items():
+        for twice in sorted({patient for patient in patients if patients.count(patient) > 1}):
+            yield _error(f"part {part}", f"names patient {twice!r} twice", "make the split again")
+    for (first, here), (second, there) in combinations(split.parts.items(), 2):
+        for patient in sorted(set(here) & set(there)):
+            what = f"leakage: patient {patient!r} is in both"
+            yield _error(f"parts {first} and {second}", what, "make the split again; a patient may be in one part only")
+
+
+def _shared_slices(
+    parts: dict[str, list[Scan]], hashes: dict[str, list[str | None]], *, what: str = "slice"
+) -> Iterator[Problem]:
+    """Yield an error for every pair of scans of different patients and parts that share content."""
+    first: dict[str, tuple[str, Scan]] = {}
+    shared: dict[tuple[str, str, str, str], int] = {}
+    for part, scans in parts.items():
+        for scan in scans:
+            for value in hashes[scan.scan]:
+                if value is None:
+                    continue
+                other, held = first.setdefault(value, (part, scan))
+                if other != part and held.patient != scan.patient:
+                    pair = (other, part, held.scan, scan.scan)
+                    shared[pair] = shared.get(pair, 0) + 1
+    for (one, two, here, there), count in shared.items():
+        same = f"leakage: {count} {what}{'s' if count > 1 else ''} of {here} and {there} are identical"
+        do = "keep one of the two patients, or put both into one part"
+        yield _error(f"parts {one} and {two}", same, do)
+
+
+def _part(scans: list[Scan], classes: list[str], voxels: np.ndarray | None) -> PartReport:
+    known = {scan.spacing_mm is not None for scan in scans}
+    shares = None if voxels is None else voxels / max(1, voxels.sum())
+    return PartReport(
+        patients=len({scan.patient for scan in scans}),
+        scans=len(scans),
+        images=sum(len(scan.slices) for scan in scans),
+        images_with_mask=sum(len(scan.slices) for scan in scans if scan.mask),
+        rows=_extent(scan.shape[1] for scan in scans),
+        columns=_extent(scan.shape[2] for scan in scans),
+        spacing="partly" if len(known) == 2 else "known" if known == {True} else "unknown",
+        voxel_share=None if shares is None else {name: float(share) for name, share in zip(classes, shares)},
+        foreground=None if shares is None else float(shares[1:].sum()),
+    )
+
+
+def _extent(sides: Iterator[int]) -> tuple[int, int] | None:
+    found = list(sides)
+    return (min(found), max(found)) if found else None
+
+
+def _part_problems(part: str, scans: list[Scan], report: PartReport) -> Iterator[Problem]:
+    where = f"part {part}"
+    if not scans:
+        level: Literal["error", "warning"] = "warning" if part == "unlabelled" else "error"
+        do = "only fully supervised runs can use it" if part == "unlabelled" else "choose another split"
+        yield Problem(level=level, where=where, what="is empty", do=do)
+    yield from _without_masks(part, scans) if part in SCORED else ()
+    if report.foreground is not None and report.foreground < LEAST_FOREGROUND:
+        what = f"foreground is {report.foreground:.2%} of the voxels, under {LEAST_FOREGROUND:.1%}"
+        yield Problem(level="warning", where=where, what=what, do="check the masks; consider cropping")
+    if part == "labelled" and report.voxel_share:
+        for name in (name for name, share in report.voxel_share.items() if share == 0):
+            what = f"class {name!r} never occurs"
+            yield Problem(level="warning", where=where, what=what, do="label a patient that shows it")
+
+
+def _without_masks(part: str, scans: list[Scan]) -> Iterator[Problem]:
+    for scan in scans:
+        if scan.mask is None:
+            do = "add its mask and import again, or move the patient to unlabelled"
+            yield _error(f"part {part}, scan {scan.scan}", "has no mask", do)
+
+
+def _error(where: str, what: str, do: str) -> Problem:
+    return Problem(level="error", where=where, what=what, do=do)

@@ -1,0 +1,102 @@
+"""Encoder -> quantizer -> (perturbation) -> decoders.
+
+Letters: B images, C channels, H x W pixels, N = h * w tokens of D channels, K classes.
+The coarsest feature map is quantized; with ``skips`` the finer ones pass the codebook by.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vqseg.codebook import Quantized
+
+
+class Encoded(NamedTuple):
+    """Tokens (B, N, D) of the coarsest map, its grid (h, w), and the finer maps, finest first."""
+
+    tokens: Tensor
+    grid: tuple[int, int]
+    finer: list[Tensor]
+
+    def part(self, start: int, stop: int) -> "Encoded":
+        """Return the images ``start:stop`` of the batch."""
+        return Encoded(self.tokens[start:stop], self.grid, [level[start:stop] for level in self.finer])
+
+
+class Output(NamedTuple):
+    """Logits (B, K, H, W), what was quantized, and the encoder's features."""
+
+    logits: Tensor
+    quantized: Quantized
+    encoded: Encoded
+
+
+class SegmentationNetwork(nn.Module):
+    """One quantized space, a decoder that segments and, for the dual branch, one that reconstructs the image."""
+
+    def __init__(self, encoder: nn.Module, quantizer: nn.Module, segment: nn.Module, image: nn.Module | None) -> None:
+        super().__init__()
+        self.encoder, self.quantizer = encoder, quantizer
+        self.segment_decoder, self.image_decoder = segment, image
+
+    def encode(self, images: Tensor) -> Encoded:
+        """(B, C, H, W) -> tokens and finer maps."""
+        *finer, coarsest = self.encoder(images)
+        return Encoded(coarsest.flatten(2).transpose(1, 2), tuple(coarsest.shape[-2:]), finer)
+
+    def quantize(self, tokens: Tensor) -> Quantized:
+        """Quantize in full precision, also under autocast: an argmin over thousands of codes needs it."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            quantized: Quantized = self.quantizer(tokens.float())
+        return quantized
+
+    def segment(self, tokens: Tensor, encoded: Encoded) -> Tensor:
+        """Tokens (B, N, D) in place of the encoder's -> logits (B, K, H, W)."""
+        logits: Tensor = self.segment_decoder(_as_map(tokens, encoded.grid), encoded.finer)
+        return logits
+
+    def reconstruct(self, tokens: Tensor, encoded: Encoded) -> Tensor:
+        """Tokens (B, N, D) -> image (B, C, H, W); the image decoder sees no skips.
+
+        Raises:
+            ValueError: the network was built without the dual branch.
+        """
+        if self.image_decoder is None:
+            raise ValueError("the network has no image decoder; build it with dual_branch")
+        image: Tensor = self.image_decoder(_as_map(tokens, encoded.grid), encoded.finer)
+        return image
+
+    def codes(self) -> Tensor:
+        """Return the codebook (V, D)."""
+        codes: Tensor = self.quantizer.codes()  # type: ignore[operator]
+        return codes
+
+    def forward(self, images: Tensor) -> Output:
+        """Segment without perturbation."""
+        encoded = self.encode(images)
+        quantized = self.quantize(encoded.tokens)
+        return Output(self.segment(quantized.tokens, encoded), quantized, encoded)
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module | None, kept: bool) -> Iterator[None]:
+    """While ``kept``, batch norms normalize by their batch and leave their running statistics alone.
+
+    Why: a perturbed pass has other means and variances than the clean passes that validation and the teacher
+    make; mixed into the running statistics they can look like a collapse of the perturbed arm.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)] if module is not None and kept else []
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def _as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    return tokens.transpose(1, 2).unflatten(2, grid)

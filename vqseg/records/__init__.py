@@ -1,0 +1,1 @@
+"""The run folder and its index, and the MLflow mirror of them."""

@@ -1,0 +1,262 @@
+"""The arms table: one row per arm, scores with spread over seeds, effect against the reference, cost.
+
+`compute` makes the tidy numbers, one line per (arm, column) with the runs behind it; `tabulate` words them.
+The printed mean is over scored cases and classes, then over seeds; effect and marks use the patient as unit.
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vqseg.errors import pick
+from vqseg.report import statistics
+from vqseg.report.measures import MEASURES, SHORT, measure_name
+from vqseg.report.selection import Selection, headline
+from vqseg.report.table import Cell, Row, Table
+
+DEFAULT = ("dice", "jaccard", "hd95_voxel", "asd_voxel", "empty", "effect", "p")
+BESIDE = ("last", "best", "gap", "student", "parameters", "ms", "memory", "hours")
+COST = {
+    "parameters": ("params (M)", "cost.parameters", 1e-6),
+    "ms": ("ms per step", "cost.ms_per_step", 1.0),
+    "memory": ("peak MB", "cost.peak_memory_mb", 1.0),
+    "hours": ("hours", "cost.train_seconds", 1 / 3600),
+}
+CHECKPOINTS = {
+    "last": ("last", "last", "teacher"),
+    "best": ("best", "best", "teacher"),
+    "student": ("student", "last", "student"),
+    "best-student": ("best student", "best", "student"),
+}
+EXTRA = ("empty", "nonempty", "effect", "p", "gap", "classes")
+TIDY = ["arm", "column", "value", "sd", "low", "high", "p", "seeds", "patients", "mark", "runs"]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What one column is computed from."""
+
+    scores: pd.DataFrame
+    cells: pd.DataFrame
+    reference: str
+    metric: str
+
+
+def columns_of(asked: tuple[str, ...] | None, scores: pd.DataFrame, default: tuple[str, ...] = DEFAULT) -> list[str]:
+    """Return the columns' keys: those asked for, or ``default``; measures without a single number fall out by default.
+
+    Raises:
+        InputError: unknown column.
+    """
+    known = [*MEASURES, *SHORT, *EXTRA, *CHECKPOINTS, *COST]
+    if asked is None:
+        keys = [key for key in default if key not in MEASURES or scores[key].notna().any()]
+    else:
+        keys = [SHORT.get(key, key) for key in (pick(word, known, "column") for word in asked)]
+    classes = [f"class:{name}" for name in _classes(scores)]
+    return [each for key in keys for each in (classes if key == "classes" else [key])]
+
+
+def compute(
+    scores: pd.DataFrame, cells: pd.DataFrame, *, reference: str, columns: list[str], metric: str = "dice"
+) -> pd.DataFrame:
+    """Compute every cell of the table.
+
+    Args:
+        scores: rows of one part and protocol with ``arm`` and ``seed``, all checkpoints and networks.
+        cells: one row per (arm, seed), see `Selection`.
+        reference: the arm that effects are measured against.
+        columns: keys, see `columns_of`.
+        metric: the score column of ``effect``, ``p``, ``last``, ``best``, ``gap``, ``student`` and ``class:NAME``.
+
+    Returns:
+        Columns ``arm``, ``column``, ``value``, ``sd`` (over seeds), ``low``, ``high``, ``p`` (Holm), ``seeds``,
+        ``patients``, ``mark`` and ``runs`` (identities); in printed units. Arms without scores have no lines.
+    """
+    source = _Source(scores, cells, reference, metric)
+    parts = [_column(key)(source, key).assign(column=key) for key in columns]
+    filled = [part for part in parts if not part.empty]
+    return pd.concat(filled, ignore_index=True).reindex(columns=TIDY) if filled else pd.DataFrame(columns=TIDY)
+
+
+def effects(scores: pd.DataFrame, reference: str, metric: str, arms: list[str]) -> pd.DataFrame:
+    """Contrast every arm's last teacher with the reference, in printed units: see `statistics.compare`."""
+    return statistics.compare(_valued(headline(scores), metric), reference, arms=arms)
+
+
+def tabulate(selection: Selection, *, name: str, title: str, columns: list[str], caption: str) -> Table:
+    """Word the numbers of `compute`: one row per arm of the study, also of those that have no scores yet."""
+    metric = measure_name(selection.options.metric)
+    tidy = compute(selection.scores, selection.cells, reference=selection.reference, columns=columns, metric=metric)
+    lookup = {(line["arm"], line["column"]): line for line in tidy.to_dict("records")}
+    rows = []
+    for arm in selection.arms:
+        own = selection.cells[selection.cells["arm"] == arm]
+        scored = sum(identity in selection.scored for identity in own["identity"])
+        label = f"{arm} (reference)" if arm == selection.reference else arm
+        cells = [Cell(f"{scored}/{len(own)}", tip=_states(own))]
+        cells += [_worded(lookup.get((arm, key)), key, selection.options.decimals) for key in columns]
+        rows.append(Row(label, cells))
+    headers = ["arm", "seeds", *(_header(key, metric, selection.protocol) for key in columns)]
+    return Table(name=name, title=title, headers=headers, rows=rows, caption=caption, tidy=tidy)
+
+
+def _column(key: str) -> Callable[[_Source, str], pd.DataFrame]:
+    if key in MEASURES or key.startswith("class:") or key == "nonempty":
+        return _scores
+    if key in CHECKPOINTS:
+        return _checkpoint
+    if key in COST:
+        return _cost
+    return {"empty": _empty, "gap": _gap, "effect": _effect, "p": _effect}[key]
+
+
+def _scores(source: _Source, key: str) -> pd.DataFrame:
+    rows = headline(source.scores)
+    metric = key if key in MEASURES else source.metric
+    if key.startswith("class:"):
+        rows = rows[rows["class_name"] == key.removeprefix("class:")]
+    if key == "nonempty":
+        metric = "hd95_voxel"
+        rows = rows[~(rows["empty_prediction"] | rows["empty_reference"])]
+    valued = _valued(rows, metric)
+    marks = statistics.marks(valued, higher_is_better=MEASURES[metric].higher_is_better)
+    table = _over_seeds(valued)
+    return table.assign(mark=[marks.get(arm, "") for arm in table["arm"]])
+
+
+def _checkpoint(source: _Source, key: str) -> pd.DataFrame:
+    _, checkpoint, network = CHECKPOINTS[key]
+    rows = source.scores
+    return _over_seeds(_valued(rows[(rows["checkpoint"] == checkpoint) & (rows["network"] == network)], source.metric))
+
+
+def _gap(source: _Source, key: str) -> pd.DataFrame:
+    rows = _valued(source.scores[source.scores["network"] == "teacher"], source.metric)
+    means = rows.groupby(["arm", "seed", "identity", "checkpoint"])["value"].mean().unstack("checkpoint")
+    if not {"best", "last"} <= set(means):
+        return pd.DataFrame(columns=TIDY)
+    gaps = (means["best"] - means["last"]).rename("value").reset_index().dropna()
+    return _over_seeds(gaps.assign(patient=""))
+
+
+def _empty(source: _Source, key: str) -> pd.DataFrame:
+    rows = headline(source.scores)
+    odd = rows["empty_prediction"] | rows["empty_reference"]
+    counted = rows.assign(value=odd.astype(float), patient=rows["patient"])
+    table = _over_seeds(counted)
+    totals = counted.groupby("arm")["value"].sum()
+    return table.assign(value=[totals[arm] for arm in table["arm"]], sd=np.nan)
+
+
+def _effect(source: _Source, key: str) -> pd.DataFrame:
+    table = effects(source.scores, source.reference, source.metric, list(dict.fromkeys(source.cells["arm"])))
+    runs = _runs(headline(source.scores))
+    against = runs.get(source.reference, "")
+    return pd.DataFrame(
+        {
+            "arm": table["arm"],
+            "value": table["estimate" if key == "effect" else "p_holm"],
+            "low": table["low"],
+            "high": table["high"],
+            "p": table["p_holm"],
+            "seeds": table["seeds"],
+            "patients": table["patients"],
+            "mark": "",
+            "runs": [f"{runs.get(arm, '')} {against}".strip() for arm in table["arm"]],
+        }
+    )
+
+
+def _cost(source: _Source, key: str) -> pd.DataFrame:
+    _, column, scale = COST[key]
+    finished = source.cells[source.cells["state"] == "finished"]
+    if column not in finished:
+        return pd.DataFrame(columns=TIDY)
+    valued = finished.assign(value=pd.to_numeric(finished[column], errors="coerce") * scale, patient="")
+    return _over_seeds(valued.dropna(subset=["value"]))
+
+
+def _valued(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    return rows.assign(value=rows[metric].astype(float) * MEASURES[metric].scale)
+
+
+def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    rows = rows.dropna(subset=["value"])
+    if rows.empty:
+        return pd.DataFrame(columns=TIDY)
+    means = rows.groupby(["arm", "seed"], sort=False)["value"].mean().groupby("arm", sort=False)
+    table = means.agg(value="mean", sd="std", seeds="count").reset_index()
+    runs, patients = _runs(rows), rows.groupby("arm")["patient"].nunique()
+    return table.assign(
+        mark="", runs=[runs[arm] for arm in table["arm"]], patients=[patients[arm] for arm in table["arm"]]
+    )
+
+
+def _runs(rows: pd.DataFrame) -> dict[str, str]:
+    pairs = rows[["arm", "identity"]].drop_duplicates()
+    return {str(arm): " ".join(group["identity"]) for arm, group in pairs.groupby("arm")}
+
+
+def _classes(scores: pd.DataFrame) -> list[str]:
+    ordered = scores[["class_index", "class_name"]].drop_duplicates().sort_values("class_index")
+    return [str(name) for name in ordered["class_name"]]
+
+
+def _states(cells: pd.DataFrame) -> str:
+    states = zip(cells["seed"], cells["state"], cells["identity"])
+    return "; ".join(f"seed {seed}: {state} {identity}" for seed, state, identity in states)
+
+
+def _header(key: str, metric: str, protocol: str) -> str:
+    if key in MEASURES:
+        return MEASURES[key].label(protocol)
+    if key.startswith("class:"):
+        return f"{MEASURES[metric].header} {key.removeprefix('class:')}"
+    if key in CHECKPOINTS:
+        return f"{MEASURES[metric].header} {CHECKPOINTS[key][0]}"
+    if key in COST:
+        return COST[key][0]
+    unit = MEASURES[metric].header
+    return {
+        "empty": "empties",
+        "nonempty": "HD95 non-empty",
+        "gap": "gap",
+        "effect": f"Δ {unit} [95 %]",
+        "p": "p (Holm)",
+    }[key]
+
+
+def _worded(line: Mapping[Hashable, Any] | None, key: str, decimals: int) -> Cell:
+    if line is None:
+        return Cell("—")
+    value, sd = float(line["value"]), float(line["sd"])
+    low, high = float(line["low"]), float(line["high"])
+    seeds, patients = line["seeds"], line["patients"]
+    tip = f"{seeds:g} seeds, {patients:g} patients; runs {line['runs']}"
+    if np.isnan(value):
+        return Cell("—", tip=tip)
+    if key == "p":
+        return Cell(worded_p(value).removeprefix("= ").replace("< ", "<"), tip=tip)
+    if key == "effect":
+        interval = f" [{signed(low, decimals)}, {signed(high, decimals)}]" if not np.isnan(low) else ""
+        return Cell(signed(value, decimals) + interval, tip=tip)
+    if key in ("empty", "ms", "memory"):
+        return Cell(f"{value:.0f}", tip=tip)
+    spread = f" ± {sd:.{decimals}f}" if not np.isnan(sd) and key not in ("parameters", "hours") else ""
+    text = signed(value, decimals) if key == "gap" else f"{value:.{decimals}f}"
+    return Cell(text + spread, line["mark"], tip)
+
+
+def worded_p(p: float) -> str:
+    """Return ``= .031`` or ``< .001``."""
+    return "< .001" if p < 0.001 else f"= {f'{p:.3f}'.removeprefix('0')}"
+
+
+def signed(value: float, decimals: int) -> str:
+    """Return ``value`` with its sign, a true minus, and no sign on what rounds to zero."""
+    text = f"{value:+.{decimals}f}"
+    return f"{0:.{decimals}f}" if float(text) == 0 else text.replace("-", "−")

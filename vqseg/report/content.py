@@ -1,0 +1,116 @@
+"""What a report is made of, before it becomes files: sections of words, tables and pictures; captions."""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vqseg.report.selection import Selection
+from vqseg.report.table import Table
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, the name of its files, and its caption."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading with what stands under it."""
+
+    title: str
+    paragraphs: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Banners come first, then the summary's sentences, then the sections."""
+
+    title: str
+    question: str
+    banners: list[str]
+    summary: list[str]
+    sections: list[Section]
+
+
+def conditions(selection: Selection) -> str:
+    """Say under which conditions every number of the report was made: the common end of all captions."""
+    scores, used = selection.headline, selection.used
+    study = selection.study
+    parts = [
+        f"data {study['data']['name']}{' (phantom: synthetic images)' if selection.phantom else ''}",
+        f"split {study['split']['name']}{_labelled(used)}",
+        f"part {selection.part}: {scores['patient'].nunique()} patients, {scores['case'].nunique()} cases",
+        f"seeds {_listed(used['seed'])}",
+        f"protocol {selection.protocol}",
+        f"{_listed(used.get('steps', pd.Series(dtype=float)), ',')} steps",
+        f"preset {study.get('preset', '?')}",
+        "fully supervised" if study.get("supervised") else "semi-supervised",
+    ]
+    words = "; ".join(parts) + "."
+    if selection.differences:
+        words += f" MIXED RUNS, asked for with --allow-mixed: {'; '.join(selection.differences)}."
+    return words[0].upper() + words[1:]
+
+
+def scored_when(selection: Selection) -> str:
+    """Say when the part was scored and how often it had been scored before."""
+    used = selection.used
+    entries = [
+        entry
+        for listed in used.get("evaluations", [])
+        if isinstance(listed, list)
+        for entry in listed
+        if entry.get("part") == selection.part
+    ]
+    dates = sorted({str(entry.get("date", ""))[:10] for entry in entries} - {""})
+    if not dates:
+        return ""
+    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    repeats = max(int(entry.get("repeat") or 0) for entry in entries)
+    before = f"; it had been scored up to {repeats} times before" if repeats else "; for the first time"
+    return f"{selection.part} was scored on {span}{before}."
+
+
+def environment(selection: Selection) -> str:
+    """Say with which versions and on what the runs were made; several, if several."""
+    used = selection.used
+    keys = ("vqseg", "torch", "python", "platform", "device", "threads", "precision", "commit")
+    found = []
+    for key in keys:
+        column = f"provenance.{key}"
+        values = list(dict.fromkeys(str(value) for value in used[column].dropna())) if column in used else []
+        if values:
+            found.append(f"{key} {' and '.join(values)}")
+    dirty = "provenance.dirty" in used and used["provenance.dirty"].fillna(False).astype(bool).any()
+    return "; ".join(found) + ("; working tree not clean" if dirty else "")
+
+
+def missing_words(selection: Selection) -> list[str]:
+    """Name the cells that no number here counts."""
+    lines = []
+    for cell in selection.missing.to_dict("records"):
+        reason = f": {cell['error']}" if cell["error"] else ""
+        lines.append(f"{cell['arm']}, seed {cell['seed']}: {cell['state']}{reason} ({cell['identity']})")
+    return lines
+
+
+def _labelled(used: pd.DataFrame) -> str:
+    column = "split.parts.labelled.patients"
+    counts = list(used[column].dropna().unique()) if column in used else []
+    labels = "all" in set(used["labels"]) if "labels" in used else False
+    shown = f", {int(counts[0])} labelled patients" if len(counts) == 1 else ""
+    return shown + (", all labels used" if labels else "")
+
+
+def _listed(values: pd.Series, thousands: str = "") -> str:
+    known = sorted({int(value) for value in values.dropna()})
+    if len(known) > 2 and known == list(range(known[0], known[-1] + 1)):
+        return f"{known[0]}-{known[-1]}"
+    return ", ".join(f"{value:{thousands}}" for value in known) or "?"

@@ -1,0 +1,119 @@
+"""Writes a report: one page (HTML), one Markdown file, every table in five forms, every figure in two."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from vqseg import assets
+from vqseg.errors import InputError
+from vqseg.files import write_text
+from vqseg.report import style, table
+from vqseg.report.content import Report, environment, missing_words
+from vqseg.report.selection import Selection
+
+PHANTOM = "Phantom: made from synthetic images. These numbers show that the bench works and nothing about a method."
+
+
+def write(report: Report, selection: Selection, out: Path) -> list[Path]:
+    """Write everything below ``out`` and return the paths, the page first.
+
+    Raises:
+        InputError: ``out`` cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        written = _parts(report, selection, out)
+        banners = [*report.banners, *([PHANTOM] if selection.phantom else [])]
+        page = _page(report, selection, out, banners)
+        write_text(out / "index.html", page)
+        write_text(out / "report.md", _markdown(report, selection, banners))
+        write_text(out / "report.tex", _document(report))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror}; choose another folder with --out") from None
+    return [out / "index.html", out / "report.md", out / "report.tex", *written]
+
+
+def _parts(report: Report, selection: Selection, out: Path) -> list[Path]:
+    written: list[Path] = []
+    for section in report.sections:
+        for each in section.tables:
+            forms = {".md": table.markdown(each), ".tex": table.latex(each), ".csv": table.csv_text(each)}
+            for ending, words in forms.items():
+                write_text(out / f"{each.name}{ending}", words)
+            write_text(out / f"{each.name}-cells.csv", each.tidy.to_csv(index=False))
+            written += [out / f"{each.name}{ending}" for ending in (*forms, "-cells.csv")]
+            written += _saved(table.draw(each), selection, out, each.name)
+        for picture in section.pictures:
+            written += _saved(picture.figure, selection, out, picture.name)
+    return written
+
+
+def _saved(figure: Any, selection: Selection, out: Path, name: str) -> list[Path]:
+    if selection.phantom:
+        style.watermark(figure)
+    return style.save(figure, out, name)
+
+
+def _page(report: Report, selection: Selection, out: Path, banners: list[str]) -> str:
+    loader = jinja2.FileSystemLoader(assets.folder("reports"))
+    template = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(
+        "page.html.j2"
+    )
+    runs = [
+        {
+            "arm": cell["arm"],
+            "seed": cell["seed"],
+            "state": cell["state"],
+            "identity": cell["identity"],
+            "link": Path(os.path.relpath(selection.store / "runs" / cell["identity"], out)).as_posix(),
+        }
+        for cell in selection.cells.to_dict("records")
+    ]
+    return template.render(
+        report=report,
+        banners=banners,
+        missing=missing_words(selection),
+        runs=runs,
+        environment=environment(selection),
+        phantom=selection.phantom,
+    )
+
+
+def _markdown(report: Report, selection: Selection, banners: list[str]) -> str:
+    plain = table.plain
+    lines = [f"# {plain(report.title)}", "", plain(report.question), ""]
+    lines += [line for banner in banners for line in (f"> **{plain(banner)}**", "")]
+    lines += [f"- {plain(sentence)}" for sentence in report.summary] + [""]
+    missing = missing_words(selection)
+    if missing:
+        lines += ["## Missing", "", *(f"- {plain(line)}" for line in missing), ""]
+    for section in report.sections:
+        lines += [f"## {plain(section.title)}", ""]
+        lines += [line for words in section.paragraphs for line in (plain(words), "")]
+        lines += [table.markdown(each) for each in section.tables]
+        for picture in section.pictures:
+            lines += [f"![{plain(picture.name)}]({picture.name}.png)", "", plain(picture.caption), ""]
+    lines += ["## Runs", "", "| arm | seed | state | run |", "| :-- | --: | :-- | :-- |"]
+    for cell in selection.cells.to_dict("records"):
+        lines.append(f"| {plain(str(cell['arm']))} | {cell['seed']} | {cell['state']} | `{cell['identity']}` |")
+    return "\n".join([*lines, "", plain(environment(selection)), ""])
+
+
+def _document(report: Report) -> str:
+    loader = jinja2.FileSystemLoader(assets.folder("reports"))
+    # LaTeX is full of braces and percent signs, so the template uses other delimiters; names arrive escaped.
+    engine = jinja2.Environment(  # noqa: S701
+        loader=loader, block_start_string="<%", block_end_string="%>", variable_start_string="<<",
+        variable_end_string=">>", comment_start_string="<#", comment_end_string="#>", trim_blocks=True,
+    )  # fmt: skip
+    sections = [
+        {
+            "title": table.escape(section.title),
+            "tables": [each.name for each in section.tables],
+            "pictures": [{"name": each.name, "caption": table.escape(each.caption)} for each in section.pictures],
+        }
+        for section in report.sections
+    ]
+    return engine.get_template("document.tex.j2").render(title=table.escape(report.title), sections=sections)

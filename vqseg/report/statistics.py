@@ -1,0 +1,186 @@
+"""What a table may claim: arm minus reference arm, with seeds and patients as crossed random factors.
+
+The unit is the patient: a patient's scans and classes are averaged first, because they are not independent.
+For n_s seeds crossed with n_p patients, D[seed, patient] is arm minus reference, one number per cell, and the
+mean squares of the two-way layout without replication give
+
+    var(mean) = max(MS_seed + MS_patient - MS_residual, MS_residual) / (n_s n_p)
+
+with Satterthwaite's degrees of freedom, a t interval and a p; Holm's correction runs over the contrasts of one table.
+Random seeds *and* random patients mean that the interval speaks about new seeds and new patients, where a test
+over scans speaks about these weights only.
+
+Letters: S seeds, P patients.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+LEAST_SEEDS = 3
+ALPHA = 0.05
+FIELD_NOISE: Mapping[str, float] = {"seed": 0.35, "patient": 0.6, "patient_seed": 0.6}
+"""Standard deviations of a difference between two arms, in Dice points, as seen in this field."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Mean difference with its interval; arrays when many layouts were given at once.
+
+    ``low``, ``high`` and ``p`` are NaN where the layout has fewer than two seeds or two patients.
+    """
+
+    estimate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    p: np.ndarray
+    df: np.ndarray
+    error: np.ndarray
+
+
+def contrast(differences: np.ndarray, *, alpha: float = ALPHA) -> Contrast:
+    """Test whether the mean of ``differences`` (..., S, P) is zero for new seeds and new patients.
+
+    Returns:
+        Estimate, interval at ``1 - alpha``, two-sided p, degrees of freedom and standard error, each of shape (...).
+    """
+    seeds, patients = differences.shape[-2:]
+    mean = differences.mean((-2, -1))
+    if seeds < 2 or patients < 2:
+        unknown = np.full_like(mean, np.nan)
+        return Contrast(mean, unknown, unknown, unknown, unknown, unknown)
+    squares, freedom = mean_squares(differences)
+    seed, patient, residual = squares
+    variance = np.maximum(seed + patient - residual, residual)
+    spread = sum(square**2 / degrees for square, degrees in zip(squares, freedom))
+    least = float(min(freedom))
+    df = np.where(spread > 0, variance**2 / np.where(spread > 0, spread, 1.0), least)
+    error = np.sqrt(variance / (seeds * patients))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(error > 0, np.abs(mean) / error, np.where(mean == 0, 0.0, np.inf))
+    margin = stats.t.isf(alpha / 2, df) * error
+    return Contrast(mean, mean - margin, mean + margin, 2 * stats.t.sf(ratio, df), df, error)
+
+
+def mean_squares(differences: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], tuple[int, int, int]]:
+    """Return (MS_seed, MS_patient, MS_residual) of (..., S, P) and their degrees of freedom; S, P >= 2."""
+    seeds, patients = differences.shape[-2:]
+    grand = differences.mean((-2, -1), keepdims=True)
+    rows, columns = differences.mean(-1, keepdims=True), differences.mean(-2, keepdims=True)
+    freedom = (seeds - 1, patients - 1, (seeds - 1) * (patients - 1))
+    seed = patients * ((rows - grand) ** 2).sum((-2, -1)) / freedom[0]
+    patient = seeds * ((columns - grand) ** 2).sum((-2, -1)) / freedom[1]
+    residual = ((differences - rows - columns + grand) ** 2).sum((-2, -1)) / freedom[2]
+    return (seed, patient, residual), freedom
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Return Holm's adjusted p values; NaN stays NaN and is not counted."""
+    adjusted = np.full(len(p), np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
+    return adjusted
+
+
+def grids(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Average rows by patient: columns ``arm``, ``seed``, ``patient``, ``value`` -> per arm, seeds x patients."""
+    means = scores.dropna(subset=["value"]).groupby(["arm", "seed", "patient"], sort=True)["value"].mean()
+    return {str(arm): own.droplevel("arm").unstack("patient") for arm, own in means.groupby(level="arm", sort=False)}
+
+
+def differences(one: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
+    """Return one grid minus another (S, P) over the seeds that both have and the patients scored in all of them."""
+    seeds, patients = one.index.intersection(other.index), one.columns.intersection(other.columns)
+    both = (one.loc[seeds, patients] - other.loc[seeds, patients]).dropna(axis=1)
+    return both.to_numpy(dtype=float)
+
+
+def compare(scores: pd.DataFrame, reference: str, *, arms: list[str] | None = None) -> pd.DataFrame:
+    """Contrast every other arm with ``reference``.
+
+    Args:
+        scores: columns ``arm``, ``seed``, ``patient``, ``value``: one row per scored scan and class.
+        reference: the declared reference arm.
+        arms: which arms, in order; all by default.
+
+    Returns:
+        One row per arm: ``arm``, ``estimate``, ``low``, ``high``, ``p``, ``p_holm``, ``df``, ``seeds``, ``patients``.
+    """
+    names = arms if arms is not None else list(dict.fromkeys(scores["arm"]))
+    by_arm = grids(scores)
+    records = []
+    for arm in names:
+        if arm == reference or arm not in by_arm or reference not in by_arm:
+            continue
+        table = differences(by_arm[arm], by_arm[reference])
+        if not table.size:
+            continue
+        result = contrast(table)
+        values = {name: float(getattr(result, name)) for name in ("estimate", "low", "high", "p", "df")}
+        records.append({"arm": arm, **values, "seeds": table.shape[0], "patients": table.shape[1]})
+    columns = ["arm", "estimate", "low", "high", "p", "df", "seeds", "patients"]
+    frame = pd.DataFrame(records, columns=columns)
+    frame.insert(5, "p_holm", holm(frame["p"].to_numpy(dtype=float)))
+    return frame
+
+
+def marks(scores: pd.DataFrame, *, higher_is_better: bool = True) -> dict[str, str]:
+    """Say which arms are ``bold`` and which one is ``underline``.
+
+    The best arm is bold and so is every arm that cannot be told from it (Holm over the contrasts with the best);
+    the best of the others is underlined. Arms with fewer than three seeds are not ranked.
+    """
+    ranked = {arm: float(own.mean(axis=1).mean()) for arm, own in grids(scores).items() if len(own) >= LEAST_SEEDS}
+    order = sorted(ranked, key=lambda arm: -ranked[arm] if higher_is_better else ranked[arm])
+    if len(order) < 2:
+        return {}
+    table = compare(scores, order[0], arms=order)
+    table = table[(table["seeds"] >= LEAST_SEEDS) & (table["patients"] >= 2)]
+    if table.empty:
+        return {}
+    worse = set(table.loc[table["p_holm"] < ALPHA, "arm"])
+    found = {order[0]: "bold", **{arm: "bold" for arm in table["arm"] if arm not in worse}}
+    second = next((arm for arm in order if arm in worse), None)
+    return found | ({second: "underline"} if second else {})
+
+
+def detectable(
+    n_seeds: int,
+    n_patients: int,
+    *,
+    components: Mapping[str, float] = FIELD_NOISE,
+    power: float = 0.8,
+    alpha: float = ALPHA,
+) -> float:
+    """Return the smallest true difference that the test above finds with probability ``power``.
+
+    Args:
+        n_seeds: seeds per arm.
+        n_patients: patients scored.
+        components: standard deviations ``seed``, ``patient`` and ``patient_seed`` of a difference of two arms.
+        power: probability of finding it.
+        alpha: two-sided level, before any correction for several arms.
+
+    Returns:
+        The difference in the unit of ``components`` (Dice points), NaN below two seeds or two patients.
+    """
+    if n_seeds < 2 or n_patients < 2:
+        return float("nan")
+    noise = {name: components[name] ** 2 for name in ("seed", "patient", "patient_seed")}
+    residual = noise["patient_seed"]
+    seed, patient = residual + n_patients * noise["seed"], residual + n_seeds * noise["patient"]
+    freedom = (n_seeds - 1, n_patients - 1, (n_seeds - 1) * (n_patients - 1))
+    variance = seed + patient - residual
+    spread = sum(square**2 / degrees for square, degrees in zip((seed, patient, residual), freedom))
+    df, error = variance**2 / spread, float(np.sqrt(variance / (n_seeds * n_patients)))
+    limit = stats.t.isf(alpha / 2, df)
+    low, high = 0.0, 1e3
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if stats.nct.sf(limit, df, middle) >= power else (middle, high)
+    return high * error

@@ -1,0 +1,113 @@
+"""How every figure looks: the style file, the colors and markers of the arms' families, the watermark, saving.
+
+Figures are made as `matplotlib.figure.Figure` on the Agg canvas, without pyplot's global state.
+Colors are Okabe and Ito's; markers and dashes differ as well, so that a grey print can be read.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from vqseg import assets
+from vqseg.files import replacing
+
+COLUMN_IN, PAGE_IN = 3.4, 7.0
+"""Width of one column and of both, in inches."""
+
+GREY = "#666666"
+
+
+@dataclass(frozen=True)
+class Look:
+    """Color, marker, dashes and printed name (the family's own if empty) of one family of arms."""
+
+    color: str
+    marker: str
+    dashes: str | tuple[float, tuple[float, ...]]
+    words: str = ""
+
+
+LOOKS = {
+    "none": Look("#000000", "s", "-", "no perturbation"),
+    "qpm": Look("#D55E00", "o", "-", "QPM"),
+    "dropout": Look("#0072B2", "^", "--"),
+    "channel-dropout": Look("#009E73", "D", "-.", "channel dropout"),
+    "channel-dropout-shared": Look("#56B4E9", "v", ":", "channel dropout, shared stat."),
+    "shuffle": Look("#CC79A7", "P", (0, (5, 1, 1, 1))),
+    "uniform": Look("#E69F00", "X", (0, (3, 1)), "uniform replacement"),
+}
+SPARE = (
+    Look("#8C6D00", "<", (0, (1, 1))),
+    Look("#56B4E9", ">", (0, (4, 2, 1, 2))),
+    Look("#7F3C8D", "p", (0, (6, 2))),
+    Look("#999999", "h", (0, (2, 2))),
+    Look("#11A579", "*", (0, (1, 3))),
+)
+
+
+def look(family: str, families: list[str]) -> Look:
+    """Return the look of ``family``; families without one of their own share the spare looks in order."""
+    if family in LOOKS:
+        return LOOKS[family]
+    strangers = [name for name in families if name not in LOOKS]
+    return SPARE[strangers.index(family) % len(SPARE)] if family in strangers else SPARE[0]
+
+
+def words(family: str) -> str:
+    """Return the family's printed name."""
+    return (LOOKS[family].words if family in LOOKS else "") or family
+
+
+def tint(color: str, share: float) -> tuple[float, float, float]:
+    """Mix ``color`` with white; share 1 is the color itself."""
+    red, green, blue = matplotlib.colors.to_rgb(color)
+    return tuple(1 - share * (1 - part) for part in (red, green, blue))  # type: ignore[return-value]
+
+
+@contextmanager
+def house() -> Iterator[None]:
+    """Draw in the house style while the block lasts."""
+    with matplotlib.rc_context(fname=str(assets.folder("reports") / "paper.mplstyle")):
+        yield
+
+
+def sheet(width_in: float, height_in: float) -> Figure:
+    """Return an empty figure on an Agg canvas."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def watermark(figure: Figure, text: str = "phantom") -> None:
+    """Write ``text`` across the figure, pale enough to read everything under it."""
+    width, height = figure.get_size_inches()
+    size = min(64.0, 20 * min(width, 2.5 * height) / 2)
+    figure.text(
+        0.5, 0.5, text, fontsize=size, color="#000000", alpha=0.13, ha="center", va="center", rotation=20,
+        zorder=100,
+    )  # fmt: skip
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write NAME.png and NAME.pdf with embedded fonts, without a date, and return their paths."""
+    paths = []
+    with house():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # the layout is settled, so both files share it and it is made once
+    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        path = folder / f"{name}.{kind}"
+        with house(), replacing(path) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata)
+        paths.append(path)
+    return paths
+
+
+def slug(label: str) -> str:
+    """Return ``label`` as a file name: letters, digits, dots and dashes."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-.") or "arm"

@@ -1,0 +1,188 @@
+"""A table of words: the same rows as Markdown, LaTeX, CSV, terminal text and a picture.
+
+Cells carry a mark (``bold`` or ``underline``) and a tip (seeds, patients, run identities) that the page shows.
+The numbers behind the words lie in ``tidy``, with the identities of their runs.
+"""
+
+import csv
+import io
+import re
+from dataclasses import dataclass, field
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vqseg.report import style
+
+LONG = 26
+"""Longer labels are broken into lines in LaTeX, or the table leaves the page."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One printed cell."""
+
+    text: str
+    mark: str = ""
+    tip: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A label and its cells; ``ruled`` draws a line above it."""
+
+    label: str
+    cells: list[Cell]
+    ruled: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A named table with its caption, its footnotes, the runs and the numbers behind it."""
+
+    name: str
+    title: str
+    headers: list[str]
+    rows: list[Row]
+    caption: str
+    tidy: pd.DataFrame
+    footnotes: list[str] = field(default_factory=list)
+    runs: str = ""
+
+
+def markdown(table: Table) -> str:
+    """Return the table as a Markdown pipe table with its caption and footnotes."""
+    lines = [f"**{plain(table.title)}.** {plain(table.caption)}", ""]
+    lines.append("| " + " | ".join(map(plain, table.headers)) + " |")
+    lines.append("|" + "|".join([" :-- "] + [" --: "] * (len(table.headers) - 1)) + "|")
+    for row in table.rows:
+        lines.append("| " + " | ".join([plain(row.label), *(_md_cell(cell) for cell in row.cells)]) + " |")
+    notes = [line for note in (*table.footnotes, table.runs) if note for line in ("", plain(note))]
+    return "\n".join([*lines, *notes, ""])
+
+
+def latex(table: Table) -> str:
+    """Return the table as a LaTeX ``table*`` that needs only booktabs; every name is escaped."""
+    long = max((len(row.label) for row in table.rows), default=0) > LONG
+    alignment = (r"p{0.19\textwidth}" if long else "l") + "r" * (len(table.headers) - 1)
+    ragged = r"\raggedright " if long else ""
+    lines = [
+        f"% {_one_line(table.runs)}",
+        r"\begin{table*}[tbp]",
+        r"\centering\scriptsize\setlength{\tabcolsep}{2.5pt}",
+        rf"\caption{{\textbf{{{escape(table.title)}.}} {escape(table.caption)}}}",
+        rf"\label{{tab:{re.sub(r'[^a-z0-9-]', '-', table.name.lower())}}}",
+        rf"\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
+        r"\toprule",
+        " & ".join(map(escape, table.headers)) + r" \\",
+        r"\midrule",
+    ]
+    for row in table.rows:
+        lines += [r"\midrule"] if row.ruled else []
+        lines.append(" & ".join([ragged + escape(row.label), *map(_tex_cell, row.cells)]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par\smallskip\parbox{{\textwidth}}{{\scriptsize {escape(note)}}}" for note in table.footnotes]
+    return "\n".join([*lines, r"\end{table*}", ""])
+
+
+def csv_text(table: Table) -> str:
+    """Return the words as CSV, without marks."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(table.headers)
+    writer.writerows([_inert(row.label), *(_inert(cell.text) for cell in row.cells)] for row in table.rows)
+    return out.getvalue()
+
+
+def text(table: Table) -> str:
+    """Return the table for a terminal: columns aligned, bold as ``*``, underlined as ``_``."""
+    marks = {"bold": "*", "underline": "_", "": " "}
+    grid = [table.headers, *([row.label, *(c.text + marks[c.mark] for c in row.cells)] for row in table.rows)]
+    widths = [max(len(line[column]) for line in grid) for column in range(len(table.headers))]
+    lines = []
+    for number, line in enumerate(grid):
+        lines.append(
+            "  ".join([line[0].ljust(widths[0]), *(w.rjust(n) for w, n in zip(line[1:], widths[1:]))]).rstrip()
+        )
+        if number == 0:
+            lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join([table.title, *lines])
+
+
+def draw(table: Table) -> Figure:
+    """Draw the table as a picture, rules as in booktabs; as wide as its words need, for a paper use the LaTeX."""
+    with style.house():
+        grid = [table.headers, *([row.label, *(cell.text for cell in row.cells)] for row in table.rows)]
+        widths = [max(len(line[column]) for line in grid) + 2 for column in range(len(table.headers))]
+        total, line_in = sum(widths), 0.165
+        width_in = max(style.COLUMN_IN, total * 0.062)
+        figure = style.sheet(width_in, line_in * (len(grid) + 1.2))
+        figure.set_layout_engine("none")
+        axes = figure.add_axes((0.005, 0.0, 0.99, 1.0))
+        axes.set(xlim=(0, total), ylim=(-len(grid) - 0.1, 0.6))
+        axes.axis("off")
+        ends = [sum(widths[: column + 1]) for column in range(len(widths))]
+        for number, line in enumerate(grid):
+            _draw_line(axes, number, line, ends, [""] if number == 0 else _marks(table.rows[number - 1]))
+            if number > 0 and table.rows[number - 1].ruled:
+                axes.plot([0, total], [-number + 0.5] * 2, color="black", lw=0.4)
+        for height, weight in ((0.5, 1.0), (-0.5, 0.5), (-len(grid) + 0.5, 1.0)):
+            axes.plot([0, total], [height] * 2, color="black", lw=weight, clip_on=False)
+    return figure
+
+
+def _one_line(words: str) -> str:
+    return " ".join(words.split())
+
+
+def escape(words: str) -> str:
+    """Return ``words`` for LaTeX: specials escaped, characters that pdflatex lacks replaced."""
+    return "".join(_TEX.get(char, char if ord(char) < 0x180 else "?") for char in words)
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": r"$-$", "—": "--", "–": "--", "Δ": r"$\Delta$",
+    "†": r"$\dagger$", "≥": r"$\geq$", "≤": r"$\leq$", "×": r"$\times$", "\n": " ", "→": r"$\to$", "·": r"$\cdot$",
+    "ε": r"$\epsilon$", "'": "'", "’": "'", "…": r"\ldots{}",
+}  # fmt: skip
+
+
+def _draw_line(axes, number: int, line: list[str], ends: list[int], marks: list[str]) -> None:  # type: ignore[no-untyped-def]
+    marks = marks + [""] * (len(line) - len(marks))
+    axes.text(0, -number, line[0], va="center", ha="left", parse_math=False)
+    for words, end, mark in zip(line[1:], ends[1:], marks):
+        weight = "bold" if mark == "bold" else "normal"
+        drawn = axes.text(end, -number, words, va="center", ha="right", weight=weight, parse_math=False)
+        if mark == "underline":
+            axes.annotate(
+                "", xy=(0, -0.08), xytext=(1, -0.08), xycoords=drawn, textcoords=drawn,
+                arrowprops={"arrowstyle": "-", "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
+            )  # fmt: skip
+
+
+def _marks(row: Row) -> list[str]:
+    return [cell.mark for cell in row.cells]
+
+
+def plain(words: str) -> str:
+    """Return ``words`` for Markdown, with everything escaped that it would read as markup."""
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", words).replace("\n", " ")
+
+
+def _md_cell(cell: Cell) -> str:
+    around = {"bold": ("**", "**"), "underline": ("<u>", "</u>"), "": ("", "")}[cell.mark]
+    return around[0] + plain(cell.text) + around[1]
+
+
+def _tex_cell(cell: Cell) -> str:
+    words = escape(cell.text)
+    if cell.mark == "bold":
+        return rf"\textbf{{{words}}}"
+    return rf"\underline{{{words}}}" if cell.mark == "underline" else words
+
+
+def _inert(words: str) -> str:
+    """Keep a spreadsheet from reading a name as a formula."""
+    return "'" + words if words[:1] in ("=", "+", "@", "\t") and not re.match(r"\+[\d.]", words) else words

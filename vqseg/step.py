@@ -1,0 +1,91 @@
+"""What methods share: what they are told, what one step returns, perturbing, the codebook's terms.
+
+Letters: B images, N tokens per image, C channels.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vqseg import streams
+from vqseg.codebook import Quantized, usage_loss
+from vqseg.network import SegmentationNetwork
+from vqseg.replacement import changed_share, energies
+
+
+class Perturbation(Protocol):
+    """See `vqseg.perturbations`."""
+
+    rate: float
+
+    def draw(self, quantized: Quantized, codes: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw what changes."""
+        ...
+
+    def apply(self, quantized: Quantized, codes: Tensor, drawn: Tensor) -> Tensor:
+        """Change it: tokens (B, N, C)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the composition root tells every method."""
+
+    seed: int
+    teacher_decay: float
+    separate_statistics: bool
+
+
+class Step(NamedTuple):
+    """Weighted loss terms (the loop sums them), plain values to log, and the codes that all tokens took (B, N)."""
+
+    losses: dict[str, Tensor]
+    logs: dict[str, Tensor]
+    indices: Tensor
+
+
+def parameter_groups(student: SegmentationNetwork) -> dict[str, list[nn.Parameter]]:
+    """Return the student's parameters, the encoder's apart."""
+    encoder = list(student.encoder.parameters())
+    own = {id(parameter) for parameter in encoder}
+    return {"encoder": encoder, "head": [p for p in student.parameters() if id(p) not in own]}
+
+
+def perturb(
+    perturbation: Perturbation, quantized: Quantized, codes: Tensor, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the perturbed tokens (B, N, C) and what to log of the change."""
+    codes = codes.detach()
+    perturbed = perturbation.apply(quantized, codes, perturbation.draw(quantized, codes, generator))
+    moved, spread = energies(quantized.tokens, perturbed)
+    return perturbed, {
+        "perturbation/moved": moved,
+        "perturbation/spread": spread,
+        "perturbation/changed": changed_share(quantized.tokens, perturbed),
+    }
+
+
+def perturbation_stream(setup: Setup, step: int, device: torch.device) -> torch.Generator:
+    """Return the generator of a step's perturbation."""
+    return streams.generator(setup.seed, "perturbation", step, device=device)
+
+
+@dataclass(frozen=True)
+class CodebookWeights:
+    """Weights of the codebook loss, of commitment relative to it, and of the release's usage loss."""
+
+    codebook: float
+    commitment: float
+    usage: float
+
+    def terms(self, student: SegmentationNetwork, tokens: Tensor, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weighted terms for the encoder's tokens (B, N, C) and the quantizer's ``losses``."""
+        terms = {
+            "codebook": self.codebook * losses["codebook"],
+            "commitment": self.codebook * self.commitment * losses["commitment"],
+        }
+        if self.usage > 0:
+            terms["usage"] = self.usage * usage_loss(tokens, student.codes())
+        return terms

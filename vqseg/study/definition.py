@@ -1,0 +1,143 @@
+"""A study's YAML file: the question, the arms, the seeds, the reference; typed, without torch."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vqseg import assets
+from vqseg.errors import InputError, nearest
+from vqseg.files import read_yaml
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Arm(_Section):
+    """One arm: its label, its family, the knob's value and the settings that it changes."""
+
+    label: str
+    family: str
+    knob: float | None
+    overrides: dict[str, Any]
+
+
+class ArmRow(_Section):
+    """One row of the YAML: an arm, or with ``values`` one arm per value of ``knob``."""
+
+    family: str
+    label: str | None = None
+    suffix: str = ""
+    symbol: str = ""
+    knob: str | None = None
+    values: list[float] = []
+    set: dict[str, Any]
+
+    def arms(self) -> list[Arm]:
+        """Expand the row."""
+        name, tail = self.label or self.family, f" {self.suffix}" if self.suffix else ""
+        if not self.values:
+            return [Arm(label=name + tail, family=self.family, knob=None, overrides=self.set)]
+        if self.knob is None:
+            raise InputError(f"arm {name!r}: has values but no knob; name the key that they set")
+        return [
+            Arm(
+                label=f"{name} {self.symbol or 'value'}={value:g}{tail}",
+                family=self.family,
+                knob=value,
+                overrides={**self.set, self.knob: value},
+            )
+            for value in self.values
+        ]
+
+
+class Thinning(_Section):
+    """What a preset runs instead of the whole grid."""
+
+    arms: list[str]
+    seeds: list[int]
+
+
+class Definition(_Section):
+    """A study as its file has it."""
+
+    question: str
+    preset: str
+    seeds: list[int] = Field(min_length=1)
+    reference: str
+    arms: list[ArmRow] = Field(min_length=1)
+    supervised: dict[str, Any] | None = None
+    thinned: dict[str, Thinning] = {}
+
+    def expand(self) -> list[Arm]:
+        """Return every arm.
+
+        Raises:
+            InputError: two arms share a label, or the reference is none of them.
+        """
+        arms = [arm for row in self.arms for arm in row.arms()]
+        labels = [arm.label for arm in arms]
+        double = next((label for label in labels if labels.count(label) > 1), None)
+        if double:
+            raise InputError(f"arm {double!r} stands twice in the study")
+        if self.reference not in labels:
+            raise InputError(f"reference {self.reference!r} is no arm{nearest(self.reference, labels)}")
+        return arms
+
+
+def read_definition(name: str) -> tuple[str, Definition]:
+    """Return a study's name and definition; ``name`` is a built-in one or a path to a YAML file.
+
+    Raises:
+        InputError: unknown, or the file breaks a rule (which key, what was expected).
+    """
+    path = assets.find("studies", name, "study")
+    try:
+        definition = Definition.model_validate(read_yaml(path))
+        definition.expand()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{path}: {where}: {first['msg'].lower()}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+    return Path(path).stem, definition
+
+
+def select(arms: list[Arm], wanted: Iterable[str], reference: str) -> list[Arm]:
+    """Return the arms whose label or family matches one of ``wanted`` (shell patterns); the reference always.
+
+    Raises:
+        InputError: a pattern matches nothing; the nearest labels are given.
+    """
+    patterns = list(wanted)
+    labels = [name for arm in arms for name in (arm.label, arm.family)]
+    for pattern in patterns:
+        if not any(fnmatchcase(label, pattern) for label in labels):
+            raise InputError(f"--arms {pattern!r}: no such arm{nearest(pattern, dict.fromkeys(labels))}")
+    return [
+        arm
+        for arm in arms
+        if arm.label == reference or any(fnmatchcase(name, p) for p in patterns for name in (arm.label, arm.family))
+    ]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read ``0-2``, ``0,3,5`` or ``4``.
+
+    Raises:
+        InputError: anything else.
+    """
+    seeds: list[int] = []
+    try:
+        for piece in text.split(","):
+            low, dash, high = piece.strip().partition("-")
+            seeds += range(int(low), int(high) + 1) if dash else [int(low)]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0:
+        raise InputError(f"--seeds {text!r}: expected numbers such as 0-2 or 0,3,5")
+    return list(dict.fromkeys(seeds))

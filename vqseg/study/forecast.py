@@ -1,0 +1,68 @@
+"""What a study would do and cost, before it starts."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from vqseg.manifest import read_manifest, read_split
+from vqseg.records.run import RunFolder
+from vqseg.report.statistics import detectable
+from vqseg.study.cells import states
+
+
+def forecast(store: Path, record: dict[str, Any], workers: int) -> str:
+    """Return lines: cells by state, disk, time from measured runs of the same steps (or *unknown*), what can be seen."""
+    by_identity = states(store, record)
+    counts = {state: list(by_identity.values()).count(state) for state in dict.fromkeys(by_identity.values())}
+    todo = sum(count for state, count in counts.items() if state not in ("finished", "running", "failed"))
+    root = Path(record["data"]["root"])
+    split = read_split(root, read_manifest(root), record["split"]["name"])
+    patients, seeds = len(split.parts["val"]), len(record["seeds"])
+    lines = [
+        f"study {record['name']}: {len(by_identity)} cells; "
+        + ", ".join(f"{count} {_word(state)}" for state, count in counts.items()),
+        f"disk: {_disk(store, todo)}",
+        f"time: {_time(store, record, todo, workers)}",
+    ]
+    if seeds >= 2 and patients >= 2:
+        points = detectable(seeds, patients)
+        lines.append(
+            f"smallest difference seen with 80 % power by {seeds} seeds x {patients} validation patients:"
+            f" {points:.1f} Dice points (at the field's usual noise)"
+        )
+    else:
+        lines.append("one seed or one patient cannot tell a difference from noise")
+    return "\n".join(lines)
+
+
+def _word(state: str) -> str:
+    return {"finished": "reused"}.get(state, state)
+
+
+def _alike(store: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the status of finished runs at the same preset."""
+    found = []
+    for path in (store / "runs").glob("*/status.json"):
+        status = RunFolder(store, path.parent.name).status()
+        if status["state"] == "finished" and status["preset"] == record["preset"]:
+            found.append({**status, "bytes": sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file())})
+    return found
+
+
+def _disk(store: Path, todo: int) -> str:
+    near = next(path for path in (store, *store.absolute().parents) if path.exists())
+    free = shutil.disk_usage(near).free / 2**30
+    sizes = [path.stat().st_size for path in (store / "runs").rglob("*") if path.is_file()]
+    runs = len(list((store / "runs").glob("*/status.json")))
+    need = f"about {todo * sum(sizes) / runs / 2**20:.0f} MiB" if runs else "unknown need (no run here yet)"
+    return f"{need}, {free:.1f} GiB free"
+
+
+def _time(store: Path, record: dict[str, Any], todo: int, workers: int) -> str:
+    alike = _alike(store, record)
+    if not alike:
+        return "unknown (no finished run of this preset in the store to measure by)"
+    steps = record["base_config"]["train"]["steps"]
+    ms = sorted(status["cost"]["ms_per_step"] for status in alike)[len(alike) // 2]
+    minutes = todo * steps * ms / 60_000 / workers
+    return f"about {minutes:.0f} min with {workers} workers ({ms:.0f} ms per step, median of {len(alike)} runs here)"

@@ -1,0 +1,254 @@
+"""The one training loop. It knows neither MLflow nor Optuna, and waits for the device only when it flushes the log.
+
+Checkpoints hold the student, the teacher, the optimizer, the best weights so far, the meters and the step; the random
+streams are functions of (seed, purpose, step), so a resumed run equals an uninterrupted one bit for bit on CPU.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vqseg import streams
+from vqseg.codebook import usage
+from vqseg.config import Schedule, Train
+from vqseg.dataset import Batches
+from vqseg.errors import InputError
+from vqseg.files import replacing
+from vqseg.optimizer import set_rate
+from vqseg.step import Step
+
+Log = Callable[[dict[str, float], int], None]
+
+
+class Method(Protocol):
+    """See `vqseg.methods`."""
+
+    student: nn.Module
+    teacher: nn.Module
+
+    def losses(self, batch: Any, step: int) -> Step:
+        """Return the weighted terms of a step."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Act after the optimizer."""
+        ...
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; a checkpoint was written."""
+
+
+class Diverged(Exception):
+    """The loss is no number any more."""
+
+
+@dataclass
+class Best:
+    """The best validation Dice of a network so far, with its weights."""
+
+    dice: float = -math.inf
+    step: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def offer(self, dice: float, step: int, network: nn.Module) -> None:
+        """Keep the weights if ``dice`` beats the best (the earlier one wins a tie)."""
+        if dice > self.dice:
+            self.dice, self.step = dice, step
+            self.weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
+
+class Meter:
+    """Sums of logged values and the codebook's usage, on the device, until they are flushed."""
+
+    def __init__(self, num_codes: int, device: torch.device) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.usage = torch.zeros(num_codes, dtype=torch.int64, device=device)
+        self.tokens = 0
+
+    def add(self, values: dict[str, Tensor], indices: Tensor) -> None:
+        """Add one step's values (scalars on the device) and the codes that its tokens took."""
+        for name, value in values.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        flat = indices.flatten()
+        self.usage.scatter_add_(0, flat, torch.ones_like(flat))
+        self.tokens += flat.numel()
+
+    def flush(self) -> dict[str, float]:
+        """Return the means since the last flush, in one transfer; usage once its window of 10 V tokens is full."""
+        rows = {name: total / self.counts[name] for name, total in self.sums.items()}
+        if "perturbation/moved" in rows:
+            moved, spread = rows.pop("perturbation/moved"), rows.pop("perturbation/spread")
+            rows["perturbation/distortion"] = moved / spread.clamp_min(1e-12)
+        if self.tokens >= 10 * self.usage.numel():
+            rows |= {f"codebook/{name}": value for name, value in usage(self.usage).items()}
+            self.usage.zero_()
+            self.tokens = 0
+        self.sums, self.counts = {}, {}
+        values = torch.stack([value.double() for value in rows.values()]).tolist() if rows else []
+        return dict(zip(rows, values, strict=True))
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"sums": self.sums, "counts": self.counts, "usage": self.usage, "tokens": self.tokens}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up a checkpoint's state."""
+        self.sums = {name: value.to(self.usage.device) for name, value in state["sums"].items()}
+        self.counts, self.tokens = dict(state["counts"]), int(state["tokens"])
+        self.usage.copy_(state["usage"])
+
+
+@dataclass
+class Trainer:
+    """Everything that one run's loop holds."""
+
+    method: Method
+    batches: Batches
+    optimizer: torch.optim.Optimizer
+    settings: Train
+    schedule: Schedule
+    seed: int
+    num_codes: int
+    device: torch.device
+    precision: str
+    identity: str
+    config: dict[str, Any]
+    validate: Callable[[int], dict[str, float]]
+    log: Log
+    checkpoint: Path
+    should_stop: Callable[[], bool] = lambda: False
+    on_progress: Callable[[int], None] = lambda step: None
+    step: int = 0
+    seconds: float = 0.0
+    best: dict[str, Best] = field(default_factory=lambda: {"teacher": Best(), "student": Best()})
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.num_codes, self.device)
+
+    def run(self) -> None:
+        """Train from the current step to the last.
+
+        Raises:
+            Interrupted: ``should_stop`` turned true; a checkpoint was written first.
+            Diverged: the loss is not finite.
+        """
+        settings, since, since_step = self.settings, time.perf_counter(), self.step
+        while self.step < settings.steps:
+            if self.should_stop():
+                self.save()
+                raise Interrupted(f"stopped at step {self.step} of {settings.steps}; the same command resumes")
+            rate = self._one_step()
+            if self._due(settings.flush_steps):
+                self.seconds += time.perf_counter() - since
+                self._flush(rate, (self.step - since_step) / max(time.perf_counter() - since, 1e-9))
+                since, since_step = time.perf_counter(), self.step
+            if self._due(settings.validate_steps):
+                self.seconds += time.perf_counter() - since
+                self._validate()
+                since, since_step = time.perf_counter(), self.step
+            if self.step % settings.checkpoint_steps == 0 and self.step < settings.steps:
+                self.save()
+            self.on_progress(self.step)
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.settings.steps
+
+    def _one_step(self) -> float:
+        rate = set_rate(self.optimizer, self.schedule, self.step, self.settings.steps)
+        self.method.student.train()
+        batch = self.batches.at(self.step)
+        torch.manual_seed(streams.key(self.seed, "network", self.step))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            outcome = self.method.losses(batch, self.step)
+        total = torch.stack([term.float() for term in outcome.losses.values()]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.method.student.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self.method.after_step(self.step)
+        terms = {f"loss/{name}": value for name, value in outcome.losses.items()}
+        self.meter.add({"loss/total": total, **terms, **outcome.logs}, outcome.indices)
+        self.step += 1
+        return rate
+
+    def _flush(self, rate: float, steps_per_second: float) -> None:
+        values = self.meter.flush()
+        if not math.isfinite(values.get("loss/total", 0.0)):
+            raise Diverged(f"the loss is {values['loss/total']} around step {self.step}; lower the learning rate or clip")
+        images = self.settings.labelled_batch + (self.settings.unlabelled_batch if self.batches.unlabelled else 0)
+        values["lr"] = rate
+        values["speed/images_per_second"] = steps_per_second * images
+        if self.device.type == "cuda":
+            values["memory/peak_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+        self.log(values, self.step)
+
+    def _validate(self) -> None:
+        values = self.validate(self.step)
+        self.log(values, self.step)
+        for name, best in self.best.items():
+            best.offer(values[f"val/dice_{name}"], self.step, getattr(self.method, name))
+
+    def save(self) -> None:
+        """Write the checkpoint: whole, or not at all."""
+        state = {
+            "identity": self.identity,
+            "config": self.config,
+            "step": self.step,
+            "seconds": self.seconds,
+            "student": self.method.student.state_dict(),
+            "teacher": self.method.teacher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": {name: vars(best) for name, best in self.best.items()},
+            "meter": self.meter.state(),
+            "streams": {"seed": self.seed, "step": self.step, "purposes": list(streams.PURPOSES)},
+        }
+        with replacing(self.checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self) -> bool:
+        """Take up the checkpoint if there is one.
+
+        Raises:
+            InputError: it is damaged, or of another run.
+        """
+        if not self.checkpoint.is_file():
+            return False
+        try:
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch, zipfile and pickle each raise their own for a damaged file
+            reason = " ".join(str(error).split())[:120]
+            raise InputError(f"{self.checkpoint}: not readable ({reason}); delete it to start this run anew") from None
+        if state["identity"] != self.identity:
+            where = _differences(state["config"], self.config)
+            raise InputError(f"{self.checkpoint}: is of another config: {where}; delete it to start this run anew")
+        self.method.student.load_state_dict(state["student"])
+        self.method.teacher.load_state_dict(state["teacher"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best = {name: Best(**best) for name, best in state["best"].items()}
+        self.meter.load(state["meter"])
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        return True
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> str:
+    """Name the keys in which two configs differ; if none does, the code or the data do."""
+    found = []
+    for key in dict.fromkeys([*there, *here]):
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = _differences(old, new, f"{prefix}{key}.")
+            found += [inner] if inner else []
+        elif old != new:
+            found.append(f"{prefix}{key} is {old} there, {new} here")
+    return "; ".join(found) or ("" if prefix else "the same settings, but other code or data")
