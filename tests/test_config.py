@@ -35,7 +35,11 @@ def test_every_preset_loads_and_its_parts_bind(preset):
 
 def test_an_override_of_an_option_keeps_the_rest_and_of_a_choice_replaces_the_node():
     tree = {"perturbation": {"name": "qpm", "rate": 0.7, "temperature": 2.0}}
-    assert with_overrides(tree, {"perturbation.rate": 0.3})["perturbation"] == {"name": "qpm", "rate": 0.3, "temperature": 2.0}
+    assert with_overrides(tree, {"perturbation.rate": 0.3})["perturbation"] == {
+        "name": "qpm",
+        "rate": 0.3,
+        "temperature": 2.0,
+    }
     assert with_overrides(tree, {"perturbation": {"name": "none"}})["perturbation"] == {"name": "none"}
     assert tree["perturbation"]["rate"] == 0.7
 

@@ -31,7 +31,7 @@ def test_to_input_keeps_range_and_channels():
     assert to_input(volume, 16).shape == (3, 1, 16, 16)
     colour = np.stack([volume, volume, volume], -1)
     assert to_input(colour, 16).shape == (3, 3, 16, 16)
-    assert 0 <= to_input(volume, 16).min() and to_input(volume, 16).max() <= 1
+    assert to_input(volume, 16).min() >= 0 and to_input(volume, 16).max() <= 1
     assert torch.allclose(to_input(np.full((1, 9, 9), 255, np.uint8), 4), torch.ones(1, 1, 4, 4))
 
 
@@ -42,7 +42,7 @@ def test_masks_are_resized_by_the_pixel_centre():
     assert mask_to_input(mask, 8)[0, 0].tolist() == [0, 0, 0, 0, 3, 3, 3, 3]
 
 
-@pytest.fixture()
+@pytest.fixture
 def parts(phantom_root):
     manifest = read_manifest(phantom_root)
     split = read_split(phantom_root, manifest)

@@ -50,7 +50,15 @@ def test_a_finished_run_has_everything(whole):
     status = whole.status()
     assert whole.state() == "finished" and status["step"] == status["steps"] == 12
     names = {path.name for path in whole.path.iterdir()}
-    assert {"config.yaml", "metrics.csv", "rows.parquet", "codebook.parquet", "codes.npz", "overlays", "weights"} <= names
+    assert {
+        "config.yaml",
+        "metrics.csv",
+        "rows.parquet",
+        "codebook.parquet",
+        "codes.npz",
+        "overlays",
+        "weights",
+    } <= names
     assert "checkpoint.pt" not in names
     assert set(weights(whole)) == {"last-teacher", "last-student", "best-teacher", "best-student"}
     rows = pd.read_parquet(whole.path / "rows.parquet")
@@ -61,7 +69,13 @@ def test_a_finished_run_has_everything(whole):
     logged = set(pd.read_csv(whole.path / "metrics.csv")["name"])
     expected = {"loss/total", "loss/labelled", "loss/strong", "loss/perturbed", "lr", "perturbation/distortion"}
     expected |= {"perturbation/changed", "pseudo/confidence", "pseudo/coverage", "pseudo/foreground", "reach/dice_own"}
-    expected |= {"reach/dice_uniform", "val/dice_teacher", "val/dice_student", "codebook/utilization", "codebook/ceiling"}
+    expected |= {
+        "reach/dice_uniform",
+        "val/dice_teacher",
+        "val/dice_student",
+        "codebook/utilization",
+        "codebook/ceiling",
+    }
     assert expected <= logged
     usage = pd.read_parquet(whole.path / "codebook.parquet")
     classes = usage[[column for column in usage if column.startswith("class_")]].sum(axis=1)
@@ -160,7 +174,11 @@ def test_every_option_trains(phantom_root, tiny, tmp_path, overrides):
 
 @pytest.mark.parametrize("statistics", ["separate", "shared"])
 def test_fully_supervised_with_a_perturbation_trains_on_all_labels(phantom_root, tiny, tmp_path, statistics):
-    overrides = ("method={name: supervised, dual_branch: true}", "data.labels=all", "perturbation={name: dropout, rate: 0.5}")
+    overrides = (
+        "method={name: supervised, dual_branch: true}",
+        "data.labels=all",
+        "perturbation={name: dropout, rate: 0.5}",
+    )
     plan = planned(phantom_root, tmp_path, tiny[:-2], *overrides, f"network.statistics={statistics}")
     folder = experiment.run(plan, name="x")
     table = metrics(folder)

@@ -11,6 +11,8 @@ from vqseg.identity import CORE, SCORING, code_hashes, identity, module_hash, so
 
 GOLDEN = Path(__file__).parent / "golden_identities.json"
 
+PARTS = ("methods.vqseg", "methods.supervised", "perturbations.qpm", "quantizers.mapped")
+
 PART = '''
 """What it is for."""
 class Part:
@@ -26,7 +28,14 @@ class Part:
 
 def cases():
     """Twenty configs whose leaves are held: a changed default shows here, a new option at its default does not."""
-    arms = ("none", "{name: qpm, rate: 0.1}", "{name: qpm, rate: 0.7}", "{name: dropout, rate: 0.5}", "shuffle", "uniform")
+    arms = (
+        "none",
+        "{name: qpm, rate: 0.1}",
+        "{name: qpm, rate: 0.7}",
+        "{name: dropout, rate: 0.5}",
+        "shuffle",
+        "uniform",
+    )
     for preset in ("cpu", "unet", "smoke"):
         for arm in arms:
             yield f"{preset} {arm}", load_config(preset, [f"perturbation={arm}"])
@@ -77,22 +86,24 @@ def test_a_changed_default_is_another_run_and_an_explicit_old_value_is_not():
 
 def test_every_module_that_training_imports_is_in_the_core_or_known_not_to_compute():
     bystanders = {
-        "vqseg.assets", "vqseg.config", "vqseg.errors", "vqseg.files", "vqseg.identity", "vqseg.inspection", "vqseg.parts",
-        "vqseg.manifest", "vqseg.protocols", "vqseg.provenance", "vqseg.scoring", "vqseg.validation", "vqseg.records.run",
-        "vqseg.importers", "vqseg.splits",
+        "vqseg.assets", "vqseg.config", "vqseg.errors", "vqseg.files", "vqseg.identity", "vqseg.inspection",
+        "vqseg.parts", "vqseg.manifest", "vqseg.plan", "vqseg.protocols", "vqseg.provenance", "vqseg.scoring",
+        "vqseg.records.run", "vqseg.importers", "vqseg.splits",
     }  # fmt: skip
     package = Path(module_file("vqseg.train")).parent
-    seen, todo = set(), ["vqseg.experiment"]
+    seen, todo = set(), ["vqseg.experiment", *(f"vqseg.{part}" for part in PARTS)]
     while todo:
         module = todo.pop()
         tree = ast.parse(module_file(module).read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vqseg"):
                 names = [node.module] if node.module != "vqseg" else [f"vqseg.{alias.name}" for alias in node.names]
-                todo += [name for name in names if name not in seen and (package / f"{name.split('.')[1]}").exists() is False]
+                todo += [name for name in names if name not in seen and not (package / name.split(".")[1]).is_dir()]
                 seen |= set(names)
     families = ("vqseg.quantizers", "vqseg.perturbations", "vqseg.methods")
-    computing = {name for name in seen if not name.startswith(families)} - bystanders - set(SCORING) - {"vqseg.overlays"}
+    computing = (
+        {name for name in seen if not name.startswith(families)} - bystanders - set(SCORING) - {"vqseg.overlays"}
+    )
     assert computing <= set(CORE), computing - set(CORE)
 
 
@@ -104,7 +115,7 @@ def module_file(name):
 
 def test_the_hash_of_a_run_covers_the_files_of_its_parts_alone():
     qpm, none = (
-        code_hashes(part.module for part in experiment.resolve_choices(load_config("cpu", [f"perturbation={arm}"])).values())
+        code_hashes(p.module for p in experiment.resolve_choices(load_config("cpu", [f"perturbation={arm}"])).values())
         for arm in ("qpm", "none")
     )
     assert "vqseg.perturbations.qpm" in qpm and "vqseg.perturbations.qpm" not in none

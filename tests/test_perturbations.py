@@ -173,7 +173,7 @@ def test_the_chunk_size_does_not_change_the_draws(chunk):
 
 def test_two_far_codes_never_lose_their_weight_to_rounding():
     table = torch.tensor([[0.0], [200.0], [230.0]])
-    before, after = draws(QPM(rate=1.0), table, torch.tensor([0]), 1000)
+    _, after = draws(QPM(rate=1.0), table, torch.tensor([0]), 1000)
     assert (after == 1).all()
 
 
@@ -187,7 +187,10 @@ def test_transitions_are_rows_of_pi_and_the_papers_example_holds():
 
 def test_a_scale_free_temperature_gives_the_same_law_at_every_scale():
     table = torch.randn(64, 4, generator=stream(4))
-    rows = [QPM(rate=0.5, scale="nearest-neighbor", distance="euclidean").transitions(table * s, torch.arange(8)) for s in (1, 50)]
+    rows = [
+        QPM(rate=0.5, scale="nearest-neighbor", distance="euclidean").transitions(table * s, torch.arange(8))
+        for s in (1, 50)
+    ]
     assert torch.allclose(rows[0], rows[1], atol=1e-5)
 
 

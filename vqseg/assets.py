@@ -9,7 +9,11 @@ def folder(family: str) -> Path:
     """Return the folder of ``family`` (``studies``, ``configs`` or ``reports``)."""
     package = Path(__file__).parent
     checkout = package.parent / family
-    return checkout if checkout.is_dir() and (package.parent / "pyproject.toml").is_file() else package / "builtin" / family
+    return (
+        checkout
+        if checkout.is_dir() and (package.parent / "pyproject.toml").is_file()
+        else package / "builtin" / family
+    )
 
 
 def names(family: str) -> list[str]:

@@ -113,7 +113,7 @@ def draw_cutmix(settings: Augment, count: int, size: tuple[int, int], generator:
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Blur each image with its own Gaussian, separably; sigma 0 leaves it as it is."""
     count, channels, *_ = images.shape
-    radius = max(int(math.ceil(2.5 * float(sigma.max()))), 1)
+    radius = max(math.ceil(2.5 * float(sigma.max())), 1)
     offset = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offset / sigma.clamp_min(1e-3)[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0).to(images.device, images.dtype)

@@ -4,7 +4,7 @@ Letters: M images of a part, B images of a batch, C channels, P = size_px pixels
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +105,14 @@ class TensorStore:
 
 
 def open_store(
-    root: Path, manifest: Manifest, scans: Sequence[Scan], *, size_px: int, masks: bool, cache: Path, device: torch.device
+    root: Path,
+    manifest: Manifest,
+    scans: Sequence[Scan],
+    *,
+    size_px: int,
+    masks: bool,
+    cache: Path,
+    device: torch.device,
 ) -> TensorStore:
     """Open the store of ``scans``, made once below ``cache`` (memory-mappable .npy files, written atomically)."""
     content = [[scan.image_sha256, scan.mask_sha256 if masks else None] for scan in scans]
@@ -128,8 +135,8 @@ class Order:
         """Return the rows (B,) of a step."""
         positions = np.arange(step * batch, (step + 1) * batch)
         epochs = positions // self.count
-        self._epochs = {epoch: self._epoch(int(epoch)) for epoch in np.unique(epochs)}
-        return np.array([self._epochs[epoch][p % self.count] for epoch, p in zip(epochs, positions, strict=True)])
+        self._epochs = {epoch: self._epoch(epoch) for epoch in np.unique(epochs).tolist()}
+        return np.array([self._epochs[int(epoch)][p % self.count] for epoch, p in zip(epochs, positions, strict=True)])
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if epoch in self._epochs:
@@ -181,7 +188,7 @@ class Batches:
         return Unlabelled(weak, mix.mix(strong), mix)
 
 
-def _make(path: Path, convert, scans: Sequence[Scan]) -> None:  # type: ignore[no-untyped-def]
+def _make(path: Path, convert: Callable[[Scan], Tensor], scans: Sequence[Scan]) -> None:
     if path.is_file():
         return
     stacked = np.concatenate([convert(scan).numpy() for scan in scans])

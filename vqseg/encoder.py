@@ -58,7 +58,9 @@ class UNetEncoder(nn.Module):
         """
         height, width = images.shape[-2:]
         if height % self.stride or width % self.stride:
-            raise InputError(f"image of {height} x {width} px: sides must be multiples of {self.stride} for this encoder")
+            raise InputError(
+                f"image of {height} x {width} px: sides must be multiples of {self.stride} for this encoder"
+            )
         features: list[Tensor] = []
         for level in self.levels:
             features.append(level(self.pool(features[-1]) if features else images))

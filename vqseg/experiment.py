@@ -1,123 +1,42 @@
-"""The composition root: config -> parts -> train -> score -> record. Read this file first.
+"""The composition root: plan (config -> parts) -> train -> score -> record. Read this file first.
 
-Only this module sees the config; everything below gets plain keywords.
+Only this module and `vqseg.plan` see the config; everything below gets plain keywords.
 """
 
 import resource
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from vqseg import streams
-from vqseg.config import Config, from_tree, identity_leaves
+from vqseg.config import from_tree
 from vqseg.dataset import Batches, open_store
 from vqseg.errors import InputError
-from vqseg.identity import code_hashes, identity, scoring_hash
+from vqseg.identity import scoring_hash
 from vqseg.inspection import require_sound
-from vqseg.manifest import Manifest, Split, read_manifest, read_split, scans_of
-from vqseg.network import SegmentationNetwork
-from vqseg.parts import Part, resolve
+from vqseg.manifest import scans_of
+from vqseg.plan import (
+    CHOICES,
+    Plan,
+    build_method,
+    build_network,
+    first_status,
+    plan,
+    recorded_config,
+    resolve_choices,
+)
 from vqseg.protocols import applicable_protocols
 from vqseg.provenance import BITWISE, describe, pick_device, pick_precision
 from vqseg.records.run import MetricsFile, RunFolder, now
 from vqseg.scoring import score_part, write_weights
-from vqseg.step import Setup
 from vqseg.train import Diverged, Interrupted, Trainer
 from vqseg.validation import Validation
 
-CHOICES = ("network.encoder", "network.quantizer", "network.decoder", "perturbation", "method", "optimizer")
+__all__ = ["CHOICES", "Plan", "build_method", "build_network", "evaluate", "plan", "resolve_choices", "run", "scored"]
+
 KEEP = ("last", "best", "all", "none")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run that is known to be possible: config and options checked, data and split found, identity computed."""
-
-    config: Config
-    root: Path
-    manifest: Manifest
-    split: Split
-    store: Path
-    parts: dict[str, Part]
-    code: dict[str, str]
-    identity: str
-
-    @property
-    def folder(self) -> RunFolder:
-        """Where the run is, or will be, recorded."""
-        return RunFolder(self.store, self.identity)
-
-    @property
-    def steps(self) -> int:
-        """Steps to train."""
-        return self.config.train.steps
-
-    @property
-    def labelled_parts(self) -> tuple[str, ...]:
-        """The parts of the split whose masks are trained on."""
-        return ("labelled",) if self.config.data.labels == "labelled" else ("labelled", "unlabelled")
-
-
-def plan(config: Config, *, root: Path, split: str | None, store: Path) -> Plan:
-    """Check a config against parts and data, and compute the run's identity; nothing is written.
-
-    Raises:
-        InputError: an unknown part or option, or data or a split that cannot be read.
-    """
-    manifest = read_manifest(root)
-    chosen = read_split(root, manifest, split)
-    parts = resolve_choices(config)
-    code = code_hashes(part.module for part in parts.values())
-    leaves = identity_leaves(config, {key: part.identity() for key, part in parts.items()})
-    if config.data.labels == "all" and parts["method"].factory.needs_unlabelled:
-        raise InputError("data.labels: all opens the hidden labels; it goes with method: supervised only")
-    _check_sizes(config, parts)
-    return Plan(
-        config, root, manifest, chosen, store, parts, code, identity(leaves, manifest.digest, chosen.digest, code)
-    )
-
-
-def resolve_choices(config: Config) -> dict[str, Part]:
-    """Look up every part that the config names and bind its options.
-
-    Raises:
-        InputError: an unknown name or option, or a value of the wrong type.
-    """
-    return {key: resolve(key.rpartition(".")[2], _at(config, key)) for key in CHOICES}
-
-
-def build_network(plan: Plan, device: torch.device) -> SegmentationNetwork:
-    """Build the student, every parameter drawn from the stream of its own path.
-
-    Raises:
-        InputError: an option's value does not do.
-    """
-    config, parts = plan.config, plan.parts
-    channels, classes, norm = plan.manifest.channels, len(plan.manifest.classes), config.network.norm
-    encoder = _built(parts["network.encoder"], channels, norm)
-    decoder, dims = parts["network.decoder"], encoder.dims
-    segment = _built(decoder, dims, classes, norm, config.network.skips)
-    dual = parts["method"].options.get("dual_branch", False)
-    image = _built(decoder, dims, channels, norm, False) if dual else None
-    network = SegmentationNetwork(encoder, _built(parts["network.quantizer"], dims[-1]), segment, image)
-    streams.initialize(network, config.seed)
-    if config.train.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.to(device)
-
-
-def build_method(plan: Plan, device: torch.device) -> Any:
-    """Build the method around a fresh student."""
-    config = plan.config
-    separate = config.network.statistics == "separate"
-    setup = Setup(config.seed, config.train.teacher_decay, separate)
-    perturbation = _built(plan.parts["perturbation"])
-    return _built(plan.parts["method"], build_network(plan, device), perturbation, setup).to(device)
 
 
 def run(
@@ -172,7 +91,7 @@ def _train_and_score(
     provenance = describe(device, pick_precision(config.train.precision, device))
     method = build_method(plan, device)
     if not folder.exists():
-        folder.create(_recorded_config(plan), _first_status(plan, name, provenance))
+        folder.create(recorded_config(plan), first_status(plan, name, provenance))
     trainer = _trainer(plan, folder, method, device, str(provenance["precision"]))
     trainer.should_stop = should_stop
     trainer.on_progress = lambda step: on_progress(step, plan.steps)
@@ -286,7 +205,7 @@ def _trainer(plan: Plan, folder: RunFolder, method: Any, device: torch.device, p
         device=device,
         precision=precision,
         identity=plan.identity,
-        config=_recorded_config(plan),
+        config=recorded_config(plan),
         validate=lambda step: validation.measure(method.teacher, method.student, method.perturbation),
         log=lambda values, step: None,
         checkpoint=folder.path / "checkpoint.pt",
@@ -301,85 +220,12 @@ def _require_data(plan: Plan) -> None:
     require_sound(plan.root, plan.manifest, plan.split, parts=parts, read_masks_of=(*plan.labelled_parts, "val"))
 
 
-def _check_sizes(config: Config, parts: dict[str, Part]) -> None:
-    widths = parts["network.encoder"].options.get("widths")
-    stride = 2 ** (len(widths) - 1) if widths else 1
-    if config.data.size_px % stride:
-        raise InputError(f"data.size_px: {config.data.size_px} is no multiple of the encoder's stride {stride}")
-    if parts["method"].factory.needs_unlabelled and config.train.unlabelled_batch < 1:
-        raise InputError("train.unlabelled_batch: must be at least 1 for a semi-supervised method")
-
-
-def _first_status(plan: Plan, name: str, provenance: dict[str, Any]) -> dict[str, Any]:
-    members = {part: scans_of(plan.manifest, plan.split, part) for part in plan.split.parts}
-    return {
-        "name": name,
-        "state": "running",
-        "step": 0,
-        "steps": plan.steps,
-        "seed": plan.config.seed,
-        "preset": plan.config.preset,
-        "started": None,
-        "finished": None,
-        "error": None,
-        "labels": plan.config.data.labels,
-        "data": {
-            "name": plan.manifest.name,
-            "root": str(plan.root.resolve()),
-            "digest": plan.manifest.digest,
-            "synthetic": plan.manifest.synthetic,
-            "classes": plan.manifest.classes,
-        },
-        "split": {
-            "name": plan.split.name,
-            "digest": plan.split.digest,
-            "parts": {
-                part: {"patients": len(plan.split.parts[part]), "images": sum(len(scan.slices) for scan in scans)}
-                for part, scans in members.items()
-            },
-        },
-        "code": plan.code,
-        "scoring": scoring_hash(),
-        "provenance": provenance,
-        "evaluations": [],
-    }
-
-
-def _recorded_config(plan: Plan) -> dict[str, Any]:
-    """Return the config with every option of every part, defaults included."""
-    tree = plan.config.plain()
-    for key, part in plan.parts.items():
-        *path, leaf = key.split(".")
-        node = tree
-        for name in path:
-            node = node[name]
-        options = {name: list(value) if isinstance(value, tuple) else value for name, value in part.options.items()}
-        node[leaf] = {"name": part.name, **options}
-    return tree
-
-
 def _mark_resume(folder: RunFolder, provenance: dict[str, Any]) -> None:
     """Note a resume, and what of the provenance changed: then the run need not equal an uninterrupted one."""
     before = folder.status()["provenance"]
     changed = {key: [before.get(key), provenance[key]] for key in BITWISE if before.get(key) != provenance[key]}
     resumes = [*folder.status().get("resumes", []), {"date": now(), "changed": changed}]
     folder.update(resumes=resumes, provenance=provenance)
-
-
-def _at(config: Config, key: str) -> Any:
-    node: Any = config
-    for name in key.split("."):
-        node = getattr(node, name)
-    return node
-
-
-def _built(part: Part, *supplied: Any) -> Any:
-    try:
-        return part.build(*supplied)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{part.family} {part.name!r}: {error}") from None
 
 
 def _one_line(error: BaseException) -> str:
@@ -391,15 +237,3 @@ def _peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def timed_step(plan: Plan, device: str = "cpu", repeats: int = 3) -> float:
-    """Return seconds per training step, measured on ``repeats`` steps after one warm-up; nothing is recorded."""
-    target = pick_device(device)
-    method = build_method(plan, target)
-    trainer = _trainer(plan, plan.folder, method, target, pick_precision(plan.config.train.precision, target))
-    trainer._one_step()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        trainer._one_step()
-    return (time.perf_counter() - start) / repeats

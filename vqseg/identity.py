@@ -18,14 +18,19 @@ from vqseg.files import digest
 # What every run computes with, whatever parts it names.
 CORE = (
     "vqseg.augment",
+    "vqseg.codebook",
     "vqseg.dataset",
     "vqseg.decoder",
     "vqseg.encoder",
     "vqseg.losses",
     "vqseg.network",
     "vqseg.optimizer",
+    "vqseg.replacement",
+    "vqseg.step",
     "vqseg.streams",
+    "vqseg.teacher",
     "vqseg.train",
+    "vqseg.validation",
 )
 SCORING = ("vqseg.evaluate", "vqseg.metrics", "vqseg.protocols")
 

@@ -47,4 +47,8 @@ def ramp(step: int, steps: int) -> float:
 def pseudo_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Teacher logits (B, K, H, W) -> argmax (B, H, W), its probability, and the 0/1 weight of confident pixels."""
     confidence, label = logits.float().softmax(1).max(1)
-    return label, confidence, (confidence >= threshold).to(confidence.dtype) if threshold > 0 else torch.ones_like(confidence)
+    return (
+        label,
+        confidence,
+        (confidence >= threshold).to(confidence.dtype) if threshold > 0 else torch.ones_like(confidence),
+    )

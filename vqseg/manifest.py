@@ -64,7 +64,9 @@ class Manifest(_Record):
     def digest(self) -> str:
         """Content digest: everything that a number could depend on, but not where the data came from."""
         keys = {"scan", "patient", "slices", "shape", "spacing_mm", "image_sha256", "mask_sha256"}
-        return digest([self.classes, self.channels, [scan.model_dump(mode="json", include=keys) for scan in self.scans]])
+        return digest(
+            [self.classes, self.channels, [scan.model_dump(mode="json", include=keys) for scan in self.scans]]
+        )
 
     @property
     def patients(self) -> list[str]:
@@ -168,7 +170,7 @@ def scans_of(manifest: Manifest, split: Split, part: str) -> list[Scan]:
 def write_array(path: Path, **arrays: np.ndarray) -> None:
     """Write arrays atomically as a compressed npz."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its own option
 
 
 def read_image(root: Path, scan: Scan) -> np.ndarray:

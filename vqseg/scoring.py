@@ -4,7 +4,7 @@ Letters: S slices, h x w tokens per slice, V codes, K classes.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,11 +21,9 @@ from vqseg.manifest import Scan, read_image, read_mask, scans_of, write_array
 from vqseg.metrics import token_classes
 from vqseg.network import SegmentationNetwork
 from vqseg.overlays import write_overlays
+from vqseg.plan import Plan
 from vqseg.protocols import PROTOCOLS, applicable_protocols
 from vqseg.records.run import RunFolder, now
-
-if TYPE_CHECKING:
-    from vqseg.experiment import Plan
 
 Networks = Mapping[tuple[str, str], Mapping[str, Tensor]]
 
@@ -46,7 +44,7 @@ def write_weights(folder: RunFolder, networks: Networks, keep: str = "all") -> N
 
 
 def score_part(
-    plan: "Plan",
+    plan: Plan,
     folder: RunFolder,
     part: str,
     device: torch.device,
@@ -105,13 +103,13 @@ def score_part(
     return rows
 
 
-def _own_geometry(plan: "Plan", protocol: str) -> bool:
+def _own_geometry(plan: Plan, protocol: str) -> bool:
     """Whether the protocol shows the network images of the size that it was trained on."""
     side = GEOMETRIES[PROTOCOLS[protocol].geometry].side
     return side in (None, plan.config.data.size_px)
 
 
-def _scans(plan: "Plan", part: str) -> list[Scan]:
+def _scans(plan: Plan, part: str) -> list[Scan]:
     known = [name for name, patients in plan.split.parts.items() if patients]
     if part not in known:
         raise InputError(f"part {part!r} is not in split {plan.split.name!r}; it has {', '.join(known)}")
@@ -119,7 +117,7 @@ def _scans(plan: "Plan", part: str) -> list[Scan]:
 
 
 def _label_maps(
-    plan: "Plan",
+    plan: Plan,
     folder: RunFolder,
     network: SegmentationNetwork,
     scans: list[Scan],
@@ -144,7 +142,7 @@ def _label_maps(
 
 @torch.no_grad()
 def _codebook(
-    plan: "Plan",
+    plan: Plan,
     folder: RunFolder,
     network: SegmentationNetwork,
     scans: list[Scan],

@@ -46,7 +46,9 @@ def initialize(module: nn.Module, seed: int, prefix: str = "") -> None:
 
 
 @torch.no_grad()
-def _default(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, generator_for: Callable[[str], torch.Generator]) -> None:
+def _default(
+    layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, generator_for: Callable[[str], torch.Generator]
+) -> None:
     fan_in, _ = nn.init._calculate_fan_in_and_fan_out(layer.weight)
     bound = 1 / math.sqrt(fan_in)
     layer.weight.uniform_(-bound, bound, generator=generator_for("weight"))

@@ -172,7 +172,7 @@ class Trainer:
             outcome = self.method.losses(batch, self.step)
         total = torch.stack([term.float() for term in outcome.losses.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.method.student.parameters(), self.settings.clip_norm)
         self.optimizer.step()
@@ -185,7 +185,8 @@ class Trainer:
     def _flush(self, rate: float, steps_per_second: float) -> None:
         values = self.meter.flush()
         if not math.isfinite(values.get("loss/total", 0.0)):
-            raise Diverged(f"the loss is {values['loss/total']} around step {self.step}; lower the learning rate or clip")
+            total = values["loss/total"]
+            raise Diverged(f"the loss is {total} around step {self.step}; lower the learning rate or clip")
         images = self.settings.labelled_batch + (self.settings.unlabelled_batch if self.batches.unlabelled else 0)
         values["lr"] = rate
         values["speed/images_per_second"] = steps_per_second * images

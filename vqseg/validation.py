@@ -26,7 +26,14 @@ class Validation:
     """Holds the validation scans at input size and their masks on the native grid."""
 
     def __init__(
-        self, root: Path, scans: Sequence[Scan], *, size_px: int, classes: Sequence[str], device: torch.device, seed: int
+        self,
+        root: Path,
+        scans: Sequence[Scan],
+        *,
+        size_px: int,
+        classes: Sequence[str],
+        device: torch.device,
+        seed: int,
     ) -> None:
         self.classes, self.device, self.seed = list(classes), device, seed
         self.images = [to_input(read_image(root, scan), size_px) for scan in scans]
@@ -38,15 +45,17 @@ class Validation:
         """Return the values to log; both networks are left in evaluation mode."""
         teacher.eval()
         student.eval()
-        clean, own, uniform, flips = [], [], [], {"own": 0.0, "uniform": 0.0}
-        taught = []
-        arms = {"own": perturbation, "uniform": Uniform(rate=1.0)}
+        arms: dict[str, Perturbation] = {"own": perturbation, "uniform": Uniform(rate=1.0)}
+        clean: list[np.ndarray] = []
+        taught: list[np.ndarray] = []
+        shaken_scores: dict[str, list[np.ndarray]] = {name: [] for name in arms}
+        flips = dict.fromkeys(arms, 0.0)
         pixels = sum(mask.size for mask in self.masks)
         for number, (images, mask) in enumerate(zip(self.images, self.masks, strict=True)):
             images = images.to(self.device)
             labels, shaken = self._segment(teacher, images, mask.shape[1:], arms, number)
             clean.append(class_dice(labels, mask, len(self.classes)))
-            for name, scores in (("own", own), ("uniform", uniform)):
+            for name, scores in shaken_scores.items():
                 scores.append(class_dice(shaken[name], mask, len(self.classes)))
                 flips[name] += float((shaken[name] != labels).sum()) / pixels
             plain, _ = self._segment(student, images, mask.shape[1:], {}, number)
@@ -54,7 +63,7 @@ class Validation:
         values = {"val/dice_teacher": float(np.mean(clean)), "val/dice_student": float(np.mean(taught))}
         for index, name in enumerate(self.classes[1:]):
             values[f"val/dice_teacher_{name}"] = float(np.mean([row[index] for row in clean]))
-        for name, scores in (("own", own), ("uniform", uniform)):
+        for name, scores in shaken_scores.items():
             values[f"reach/dice_{name}"] = values["val/dice_teacher"] - float(np.mean(scores))
             values[f"reach/flips_{name}"] = flips[name]
         if hasattr(perturbation, "perplexity"):

@@ -10,10 +10,10 @@ import sys
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
-import typer  # noqa: E402
+import typer
 
-from vqseg.cli import config, data, doctor, records, report, study, train, ui  # noqa: E402
-from vqseg.errors import InputError  # noqa: E402
+from vqseg.cli import config, data, doctor, records, report, study, train, ui
+from vqseg.errors import InputError
 
 app = typer.Typer(
     name="vqseg",

@@ -20,7 +20,9 @@ def list_presets() -> None:
 @app.command()
 def show(
     preset: Annotated[str, typer.Argument(help="A preset's name, or a path to a YAML file.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE, any number of times.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE, any number of times.")
+    ] = None,
 ) -> None:
     """Print every setting of a preset, after checking it."""
     import yaml

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from vqseg.cli.options import DEFAULT_STORE, Data, Device, Keep, Preset, Sets, SplitName, Steps, Store, Tracking, data_or_phantom
+from vqseg.cli.options import (
+    DEFAULT_STORE,
+    Data,
+    Device,
+    Keep,
+    Preset,
+    Sets,
+    SplitName,
+    Steps,
+    Store,
+    Tracking,
+    data_or_phantom,
+)
 
 
 def train(
@@ -45,7 +57,8 @@ def evaluate(
     run: Annotated[str, typer.Argument(help="Identity of a run (its beginning will do), or its folder.")],
     part: Annotated[str, typer.Option("--split", "--part", help="Part to score: val, test or devtest.")] = "val",
     protocol: Annotated[
-        str | None, typer.Option("--protocol", help="scan, ssl4mis, image or all; default: those of the recipe's input size.")
+        str | None,
+        typer.Option("--protocol", help="scan, ssl4mis, image or all; default: those of the recipe's input size."),
     ] = None,
     reference: Annotated[str, typer.Option("--reference", help="What measures distances: own, or medpy.")] = "own",
     data: Annotated[Path | None, typer.Option("--data", help="The data's folder, if it has moved.")] = None,

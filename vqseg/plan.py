@@ -1,0 +1,182 @@
+"""From a config to a run that is known to be possible: parts bound, data and split found, identity computed, built.
+
+With `vqseg.experiment` the only module that sees the config; what is built gets plain keywords.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vqseg import streams
+from vqseg.config import Config, identity_leaves
+from vqseg.errors import InputError
+from vqseg.identity import code_hashes, identity, scoring_hash
+from vqseg.manifest import Manifest, Split, read_manifest, read_split, scans_of
+from vqseg.network import SegmentationNetwork
+from vqseg.parts import Part, resolve
+from vqseg.records.run import RunFolder
+from vqseg.step import Setup
+
+CHOICES = ("network.encoder", "network.quantizer", "network.decoder", "perturbation", "method", "optimizer")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is known to be possible: config and options checked, data and split found, identity computed."""
+
+    config: Config
+    root: Path
+    manifest: Manifest
+    split: Split
+    store: Path
+    parts: dict[str, Part]
+    code: dict[str, str]
+    identity: str
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run is, or will be, recorded."""
+        return RunFolder(self.store, self.identity)
+
+    @property
+    def steps(self) -> int:
+        """Steps to train."""
+        return self.config.train.steps
+
+    @property
+    def labelled_parts(self) -> tuple[str, ...]:
+        """The parts of the split whose masks are trained on."""
+        return ("labelled",) if self.config.data.labels == "labelled" else ("labelled", "unlabelled")
+
+
+def plan(config: Config, *, root: Path, split: str | None, store: Path) -> Plan:
+    """Check a config against parts and data, and compute the run's identity; nothing is written.
+
+    Raises:
+        InputError: an unknown part or option, or data or a split that cannot be read.
+    """
+    manifest = read_manifest(root)
+    chosen = read_split(root, manifest, split)
+    parts = resolve_choices(config)
+    code = code_hashes(part.module for part in parts.values())
+    leaves = identity_leaves(config, {key: part.identity() for key, part in parts.items()})
+    if config.data.labels == "all" and parts["method"].factory.needs_unlabelled:
+        raise InputError("data.labels: all opens the hidden labels; it goes with method: supervised only")
+    _check_sizes(config, parts)
+    return Plan(
+        config, root, manifest, chosen, store, parts, code, identity(leaves, manifest.digest, chosen.digest, code)
+    )
+
+
+def resolve_choices(config: Config) -> dict[str, Part]:
+    """Look up every part that the config names and bind its options.
+
+    Raises:
+        InputError: an unknown name or option, or a value of the wrong type.
+    """
+    return {key: resolve(key.rpartition(".")[2], _at(config, key)) for key in CHOICES}
+
+
+def build_network(plan: Plan, device: torch.device) -> SegmentationNetwork:
+    """Build the student, every parameter drawn from the stream of its own path.
+
+    Raises:
+        InputError: an option's value does not do.
+    """
+    config, parts = plan.config, plan.parts
+    channels, classes, norm = plan.manifest.channels, len(plan.manifest.classes), config.network.norm
+    encoder = _built(parts["network.encoder"], channels, norm)
+    decoder, dims = parts["network.decoder"], encoder.dims
+    segment = _built(decoder, dims, classes, norm, config.network.skips)
+    dual = parts["method"].options.get("dual_branch", False)
+    image = _built(decoder, dims, channels, norm, False) if dual else None
+    network = SegmentationNetwork(encoder, _built(parts["network.quantizer"], dims[-1]), segment, image)
+    streams.initialize(network, config.seed)
+    if config.train.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(device)
+
+
+def build_method(plan: Plan, device: torch.device) -> Any:
+    """Build the method around a fresh student."""
+    config = plan.config
+    separate = config.network.statistics == "separate"
+    setup = Setup(config.seed, config.train.teacher_decay, separate)
+    perturbation = _built(plan.parts["perturbation"])
+    return _built(plan.parts["method"], build_network(plan, device), perturbation, setup).to(device)
+
+
+def _check_sizes(config: Config, parts: dict[str, Part]) -> None:
+    widths = parts["network.encoder"].options.get("widths")
+    stride = 2 ** (len(widths) - 1) if widths else 1
+    if config.data.size_px % stride:
+        raise InputError(f"data.size_px: {config.data.size_px} is no multiple of the encoder's stride {stride}")
+    if parts["method"].factory.needs_unlabelled and config.train.unlabelled_batch < 1:
+        raise InputError("train.unlabelled_batch: must be at least 1 for a semi-supervised method")
+
+
+def first_status(plan: Plan, name: str, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``status.json`` says of a run before its first step."""
+    members = {part: scans_of(plan.manifest, plan.split, part) for part in plan.split.parts}
+    return {
+        "name": name,
+        "state": "running",
+        "step": 0,
+        "steps": plan.steps,
+        "seed": plan.config.seed,
+        "preset": plan.config.preset,
+        "started": None,
+        "finished": None,
+        "error": None,
+        "labels": plan.config.data.labels,
+        "data": {
+            "name": plan.manifest.name,
+            "root": str(plan.root.resolve()),
+            "digest": plan.manifest.digest,
+            "synthetic": plan.manifest.synthetic,
+            "classes": plan.manifest.classes,
+        },
+        "split": {
+            "name": plan.split.name,
+            "digest": plan.split.digest,
+            "parts": {
+                part: {"patients": len(plan.split.parts[part]), "images": sum(len(scan.slices) for scan in scans)}
+                for part, scans in members.items()
+            },
+        },
+        "code": plan.code,
+        "scoring": scoring_hash(),
+        "provenance": provenance,
+        "evaluations": [],
+    }
+
+
+def recorded_config(plan: Plan) -> dict[str, Any]:
+    """Return the config with every option of every part, defaults included."""
+    tree = plan.config.plain()
+    for key, part in plan.parts.items():
+        *path, leaf = key.split(".")
+        node = tree
+        for name in path:
+            node = node[name]
+        options = {name: list(value) if isinstance(value, tuple) else value for name, value in part.options.items()}
+        node[leaf] = {"name": part.name, **options}
+    return tree
+
+
+def _at(config: Config, key: str) -> Any:
+    node: Any = config
+    for name in key.split("."):
+        node = getattr(node, name)
+    return node
+
+
+def _built(part: Part, *supplied: Any) -> Any:
+    try:
+        return part.build(*supplied)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{part.family} {part.name!r}: {error}") from None
