@@ -56,7 +56,7 @@ ifeq ($(TORCH),present)
 	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
 else
 	@cp constraints.txt $(VENV)/constraints.txt
-	@$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch numpy
 	@$(BIN)/python -c 'import sys, torch; want, have = "$(TORCH)", "cu" + (torch.version.cuda or "").replace(".", ""); sys.exit(want != "cpu" and want != have and f"TORCH={want}: the index holds a build for {have}; give TORCH_INDEX=URL as PyTorch documents it")'
 endif
 	@$(PIP) -c $(VENV)/constraints.txt -e '.[dev]'

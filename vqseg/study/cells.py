@@ -1,7 +1,8 @@
-"""A study in a store: what its cells are, which runs they mean, and how they stand.
+"""A study in a store: what its cells are, and which runs they mean.
 
     STORE/studies/FULLNAME/study.json     the definition resolved: base config, arms, cells with identities
     STORE/studies/FULLNAME/queue.journal  Optuna's journal
+    STORE/studies/FULLNAME/errors/        why cells failed
     STORE/studies/FULLNAME/logs/          what the workers said
 """
 
@@ -14,8 +15,8 @@ from vqseg.errors import InputError
 from vqseg.experiment import Plan, plan
 from vqseg.files import digest, read_json, write_json
 from vqseg.manifest import read_manifest, read_split
-from vqseg.records.run import RunFolder, now
-from vqseg.study.definition import Arm, parse_seeds, read_definition, select
+from vqseg.records.run import now
+from vqseg.study.definition import Arm, Definition, parse_seeds, read_definition, select
 
 
 @dataclass(frozen=True)
@@ -57,48 +58,29 @@ class StudyFolder:
 def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
     """Resolve a request into a study record, checking every cell's config; nothing is written.
 
-    A study of the same name in the store is extended: its arms and seeds stay, new ones join.
+    A study of the same name in the store is extended: its arms and seeds stay, new ones join, and an arm whose
+    definition changed since changes with it.
     Returns the folder, the record, and a line saying what was thinned (or an empty text).
 
     Raises:
         InputError: anything unknown or impossible, before anything starts.
     """
     stem, definition = read_definition(request.study)
-    preset = request.preset or definition.preset
     manifest = read_manifest(request.root)
     split = read_split(request.root, manifest, request.split)
-    steps = (f"train.steps={request.steps}",) if request.steps else ()
-    config = load_config(preset, (*request.overrides, *steps))
-    tree = config.plain()
-    if request.supervised:
-        if definition.supervised is None:
-            raise InputError(f"study {stem!r} has no supervised form; run it without --supervised")
-        tree = with_overrides(tree, definition.supervised)
-    arms, seeds = definition.expand(), definition.seeds
-    said = ""
-    thinning = definition.thinned.get(config.preset)
-    if thinning and not request.arms:
-        arms = select(arms, thinning.arms, definition.reference)
-        said = f"preset {config.preset} thins this study to {len(arms)} of {len(definition.expand())} arms; --arms '*' runs all"
-    if thinning and not request.seeds:
-        seeds = thinning.seeds
-    if request.arms:
-        arms = select(arms, request.arms, definition.reference)
-    if request.seeds:
-        seeds = parse_seeds(request.seeds)
-    base = {"tree": tree, "data": manifest.digest, "split": split.digest}
-    folder, old = _folder(request, stem, manifest.name, config.preset, digest(base))
-    if request.add_seeds:
-        seeds = list(dict.fromkeys([*(old["seeds"] if old else seeds), *parse_seeds(request.add_seeds)]))
+    preset, tree = _base_config(request, stem, definition)
+    base = digest({"tree": tree, "data": manifest.digest, "split": split.digest})
+    folder, old = _folder(request, stem, manifest.name, preset, base)
+    arms, seeds, said = _grid(request, definition, preset)
     if old:
-        known = [Arm.model_validate(arm) for arm in old["arms"]]
-        arms = known + [arm for arm in arms if arm.label not in {one.label for one in known}]
-        seeds = list(dict.fromkeys([*old["seeds"], *seeds]))
+        arms, seeds = _extended(old, definition, arms, [*old["seeds"], *([] if request.add_seeds else seeds)])
+    if request.add_seeds:
+        seeds = list(dict.fromkeys([*seeds, *parse_seeds(request.add_seeds, "--add-seeds")]))
     record = {
         "format": 1,
         "name": folder.name,
         "study": stem,
-        "question": definition.question,
+        "question": " ".join(definition.question.split()),
         "data": {
             "name": manifest.name,
             "root": str(request.root.resolve()),
@@ -106,18 +88,67 @@ def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
             "synthetic": manifest.synthetic,
         },
         "split": {"name": split.name, "digest": split.digest},
-        "preset": config.preset,
+        "preset": preset,
         "supervised": request.supervised,
         "reference": definition.reference,
         "created": old["created"] if old else now(),
-        "base": digest(base),
+        "base": base,
         "base_config": tree,
         "seeds": seeds,
         "arms": [arm.model_dump(mode="json") for arm in arms],
         "cells": [],
     }
     record["cells"] = [_cell(record, request.store, arm, seed) for seed in seeds for arm in arms]
+    _refuse_twins(record)
     return folder, record, said
+
+
+def _base_config(request: Request, stem: str, definition: Definition) -> tuple[str, dict[str, Any]]:
+    """Return the preset's name and the settings that all cells share."""
+    if request.supervised and definition.supervised is None:
+        raise InputError(f"study {stem!r} has no supervised form; run it without --supervised")
+    steps = (f"train.steps={request.steps}",) if request.steps else ()
+    config = load_config(request.preset or definition.preset, (*request.overrides, *steps))
+    form = definition.supervised or {} if request.supervised else {}
+    return config.preset, with_overrides(config.plain(), form)
+
+
+def _grid(request: Request, definition: Definition, preset: str) -> tuple[list[Arm], list[int], str]:
+    """Return the arms and seeds that the request means, and a line if the preset thinned them."""
+    everything, seeds, said = definition.expand(), definition.seeds, ""
+    arms, thinning = everything, definition.thinned.get(preset)
+    if thinning and not request.seeds:
+        seeds = thinning.seeds
+    if request.seeds:
+        seeds = parse_seeds(request.seeds)
+    if request.arms:
+        return select(everything, request.arms, definition.reference), seeds, said
+    if thinning:
+        arms = select(everything, thinning.arms, definition.reference)
+        said = f"preset {preset} thins this study to {len(arms)} of {len(everything)} arms; --arms '*' runs all"
+    return arms, seeds, said
+
+
+def _extended(
+    old: dict[str, Any], definition: Definition, arms: list[Arm], seeds: list[int]
+) -> tuple[list[Arm], list[int]]:
+    """Return the arms and seeds that the study has, as they are defined now, then the new ones."""
+    current = {arm.label: arm for arm in definition.expand()}
+    known = [current.get(arm["label"]) or Arm.model_validate(arm) for arm in old["arms"]]
+    labels = {arm.label for arm in known}
+    return known + [arm for arm in arms if arm.label not in labels], list(dict.fromkeys(seeds))
+
+
+def _refuse_twins(record: dict[str, Any]) -> None:
+    """Two cells that are one run would be counted twice, as if they were independent."""
+    names: dict[str, str] = {}
+    for cell in record["cells"]:
+        if cell["identity"] in names:
+            raise InputError(
+                f"study {record['name']}: {names[cell['identity']]!r} and {cell['name']!r} are the same run;"
+                " let their settings differ, or leave one out"
+            )
+        names[cell["identity"]] = cell["name"]
 
 
 def _folder(
@@ -158,9 +189,3 @@ def plan_cell(record: dict[str, Any], store: Path, cell: dict[str, Any]) -> Plan
 def write(folder: StudyFolder, record: dict[str, Any]) -> None:
     """Write ``study.json``."""
     write_json(folder.path / "study.json", record)
-
-
-def states(store: Path, record: dict[str, Any]) -> dict[str, str]:
-    """Return identity -> new, running, interrupted, killed, failed or finished."""
-    folders = {cell["identity"]: RunFolder(store, cell["identity"]) for cell in record["cells"]}
-    return {identity: folder.state() if folder.exists() else "new" for identity, folder in folders.items()}

@@ -99,12 +99,24 @@ def read_definition(name: str) -> tuple[str, Definition]:
         definition = Definition.model_validate(read_yaml(path))
         definition.expand()
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path}: {where}: {first['msg'].lower()}") from None
+        raise InputError(f"{path}: {_broken(error)}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
     return Path(path).stem, definition
+
+
+def _broken(error: ValidationError) -> str:
+    """Say which key breaks which rule, and which key was probably meant."""
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"]]
+    where = ".".join(keys) or "the file"
+    if first["type"] == "extra_forbidden":
+        model = ArmRow if keys[0] == "arms" else Thinning if keys[0] == "thinned" else Definition
+        known = list(model.model_fields)
+        return f"unknown key {where!r}{nearest(keys[-1], known)}; known there: {', '.join(known)}"
+    if first["type"] == "missing":
+        return f"{where}: is missing"
+    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
 
 
 def select(arms: list[Arm], wanted: Iterable[str], reference: str) -> list[Arm]:
@@ -125,7 +137,7 @@ def select(arms: list[Arm], wanted: Iterable[str], reference: str) -> list[Arm]:
     ]
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, option: str = "--seeds") -> list[int]:
     """Read ``0-2``, ``0,3,5`` or ``4``.
 
     Raises:
@@ -139,5 +151,5 @@ def parse_seeds(text: str) -> list[int]:
     except ValueError:
         seeds = []
     if not seeds or min(seeds) < 0:
-        raise InputError(f"--seeds {text!r}: expected numbers such as 0-2 or 0,3,5")
+        raise InputError(f"{option} {text!r}: expected numbers such as 0-2 or 0,3,5")
     return list(dict.fromkeys(seeds))

@@ -4,13 +4,15 @@ Optuna's journal file hands each enqueued trial to one worker (plain SQLite unde
 is refused), but has no heartbeat: a lease, renewed by the worker and kept with the trial, tells a killed claim from a
 slow one. A lease of this host whose process is gone is stale at once, any other when it was not renewed for
 `LEASE_SECONDS`. Trials never come from a sampler: a trial without a cell is refused.
+
+A trial ends COMPLETE when its cell is finished. FAIL says only that this claim is over: whether the cell itself failed
+stands in its run and its study (`vqseg.study.standing`).
 """
 
 import fcntl
-import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,26 +21,25 @@ from typing import Any
 import optuna
 import psutil
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from vqseg.errors import InputError
+from vqseg.study.journal import KernelLock
 
 LEASE_SECONDS = 120.0
 # A claim that has not yet written its lease is believed for this long.
 UNLEASED_SECONDS = 20.0
-# How long a writer that died with the journal's lock in hand holds everybody up.
-GRACE_SECONDS = 10
-MAX_ATTEMPTS = 3
+# So many workers may die over one cell without its run getting any further; the next one would die too.
+MAX_DEATHS = 3
 
 
-@dataclass
+@dataclass(frozen=True)
 class Claim:
     """A cell in this process's hands."""
 
     trial: optuna.trial.Trial
     cell: dict[str, Any]
-    attempts: int
 
     def renew(self) -> None:
         """Say that the worker lives."""
@@ -46,78 +47,107 @@ class Claim:
 
 
 class Queue:
-    """The cells of one study."""
+    """The cells of one study.
+
+    Raises:
+        InputError: the storage cannot be used.
+    """
 
     def __init__(self, folder: Path, name: str, storage: str | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._guard = folder / "sweep.lock"
-        self.study = optuna.create_study(
-            study_name=name, storage=_storage(folder, storage), direction="maximize", load_if_exists=True
-        )
+        place = _storage(folder, storage)
+        self._guard = folder / "queue.lock"
+        try:
+            self.study = optuna.create_study(
+                study_name=name, storage=place, direction="maximize", load_if_exists=True
+            )
+        except Exception as error:  # every database driver raises its own
+            reason = " ".join(str(error).split())[:200]
+            where = storage or folder / "queue.journal"
+            raise InputError(f"the queue in {where} cannot be used ({type(error).__name__}: {reason})") from None
 
-    def fill(self, cells: list[dict[str, Any]], finished: dict[str, float], retry_failed: bool) -> None:
-        """Enqueue every cell that has no trial yet; record finished ones as complete without running them."""
+    def fill(self, cells: list[dict[str, Any]], finished: dict[str, float], failed: set[str]) -> None:
+        """Enqueue every cell that is neither in hand, nor finished, nor ``failed``; note finished ones as complete."""
+        open_states = {TrialState.WAITING, TrialState.RUNNING}
         with self._alone():
-            known: dict[str, list[FrozenTrial]] = {}
+            known: dict[str, set[TrialState]] = {}
             for trial in self.study.get_trials(deepcopy=False):
-                known.setdefault(trial.user_attrs.get("identity", ""), []).append(trial)
+                known.setdefault(trial.user_attrs.get("identity", ""), set()).add(trial.state)
             for cell in cells:
-                trials = known.get(cell["identity"], [])
-                states = {trial.state for trial in trials}
-                if cell["identity"] in finished:
-                    if not states & {TrialState.COMPLETE, TrialState.WAITING, TrialState.RUNNING}:
-                        self._add_finished(cell, finished[cell["identity"]])
-                elif states & {TrialState.WAITING, TrialState.RUNNING}:
+                identity = cell["identity"]
+                states = known.get(identity, set())
+                if states & open_states:
                     continue
-                elif not trials or retry_failed or not _failed(trials):
-                    self._enqueue(cell, 0)
+                if identity in finished:
+                    if TrialState.COMPLETE not in states:
+                        self._add_finished(cell, finished[identity])
+                elif identity not in failed:
+                    self._enqueue(cell, deaths=0, reached=-1)
 
-    def sweep(self) -> list[str]:
-        """Give back what dead workers held; return the names of those cells. Safe to call from anywhere, any time."""
-        returned = []
+    def sweep(self, step_of: Callable[[str], int], *, forgive: bool = False) -> list[tuple[dict[str, Any], str]]:
+        """Give back what dead workers held. Safe to call from anywhere, any time.
+
+        A death counts against a cell only if its run is no further than at the death before, so that work which is
+        interrupted again and again goes on, and a run that kills its worker at the same place every time ends.
+
+        Args:
+            step_of: identity -> the step that its run has reached.
+            forgive: do not count these deaths (a user who starts anew wants another try).
+
+        Returns:
+            (cell, error) of those that are given up.
+        """
+        given_up = []
         with self._alone():
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if not _stale(trial):
                     continue
-                cell, attempts = trial.user_attrs["cell"], int(trial.user_attrs["attempts"]) + 1
-                last = attempts >= MAX_ATTEMPTS
-                error = f"its worker died {attempts} times (out of memory?)" if last else None
                 self.study.tell(trial.number, state=TrialState.FAIL)
-                if error:
-                    self.study._storage.set_study_user_attr(
-                        self.study._study_id, f"error:{cell['identity']}", error
-                    )
+                cell = trial.user_attrs.get("cell")
+                if cell is None:  # made up by the sampler for a worker that died before it could refuse it
+                    continue
+                step, before = step_of(cell["identity"]), int(trial.user_attrs["reached"])
+                deaths = 0 if forgive else 1 if step > before else int(trial.user_attrs["deaths"]) + 1
+                if deaths < MAX_DEATHS:
+                    self._enqueue(cell, deaths=deaths, reached=max(step, before))
                 else:
-                    self._enqueue(cell, attempts)
-                returned.append(str(cell["name"]))
-        return returned
+                    place = f"at step {step}" if step >= 0 else "before its first step"
+                    given_up.append((cell, f"{deaths} workers died over it {place} (killed from outside; out of memory?)"))
+        return given_up
 
     def claim(self) -> Claim | None:
         """Take the next waiting cell, or None if none waits."""
-        while self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        with self._alone():
+            if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                return None
             trial = self.study.ask()
             cell = trial.user_attrs.get("cell")
-            if cell is None:  # another worker took the last one between the two lines: the sampler made this up
+            if cell is None:  # a worker that does not see our guard took the last one: the sampler made this up
                 self.study.tell(trial, state=TrialState.FAIL)
                 return None
-            claim = Claim(trial, cell, int(trial.user_attrs["attempts"]))
+            claim = Claim(trial, cell)
             claim.renew()
             return claim
-        return None
 
     def finish(self, claim: Claim, value: float) -> None:
         """Record a cell's validation Dice."""
-        self.study.tell(claim.trial, value)
+        with self._alone():
+            if self._ours(claim):
+                self.study.tell(claim.trial, value)
 
-    def fail(self, claim: Claim, error: str) -> None:
-        """Record a cell that failed; it is not tried again unless asked for."""
-        claim.trial.set_user_attr("error", error)
-        self.study.tell(claim.trial, state=TrialState.FAIL)
+    def drop(self, claim: Claim) -> None:
+        """End a claim without a result and without another try: the cell failed, or is no longer asked for."""
+        with self._alone():
+            if self._ours(claim):
+                self.study.tell(claim.trial, state=TrialState.FAIL)
 
     def release(self, claim: Claim) -> None:
         """Give a cell back, to be resumed later."""
-        self.study.tell(claim.trial, state=TrialState.FAIL)
-        self._enqueue(claim.cell, claim.attempts)
+        with self._alone():
+            if self._ours(claim):
+                attributes = claim.trial.user_attrs
+                self.study.tell(claim.trial, state=TrialState.FAIL)
+                self._enqueue(claim.cell, deaths=attributes["deaths"], reached=attributes["reached"])
 
     def open_cells(self) -> tuple[int, int]:
         """Return how many cells wait and how many are claimed."""
@@ -125,14 +155,29 @@ class Queue:
         waiting = sum(trial.state == TrialState.WAITING for trial in trials)
         return waiting, len(trials) - waiting
 
-    def _enqueue(self, cell: dict[str, Any], attempts: int) -> None:
-        attributes = {"cell": cell, "identity": cell["identity"], "attempts": attempts}
+    def served(self, pid: int) -> bool:
+        """Whether process ``pid`` of this host ever claimed a cell."""
+        leases = [trial.user_attrs.get("lease") or {} for trial in self.study.get_trials(deepcopy=False)]
+        return any(held.get("pid") == pid and held["host"] == socket.gethostname() for held in leases)
+
+    def completed(self) -> list[str]:
+        """Return the identity of every complete trial."""
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [trial.user_attrs["identity"] for trial in trials]
+
+    def _enqueue(self, cell: dict[str, Any], *, deaths: int, reached: int) -> None:
+        attributes = {"cell": cell, "identity": cell["identity"], "deaths": deaths, "reached": reached}
         self.study.enqueue_trial({"seed": cell["seed"]}, user_attrs=attributes)
 
     def _add_finished(self, cell: dict[str, Any], value: float) -> None:
-        attributes = {"cell": cell, "identity": cell["identity"], "attempts": 0}
+        attributes = {"cell": cell, "identity": cell["identity"], "deaths": 0, "reached": -1}
         trial = optuna.trial.create_trial(state=TrialState.COMPLETE, value=value, user_attrs=attributes)
         self.study.add_trial(trial)
+
+    def _ours(self, claim: Claim) -> bool:
+        """Whether the claim still stands: a worker that slept past its lease may have lost the cell to another."""
+        trial = self.study.get_trials(deepcopy=False)[claim.trial.number]
+        return trial.state == TrialState.RUNNING
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -151,7 +196,7 @@ def _stale(trial: FrozenTrial) -> bool:
     held = trial.user_attrs.get("lease")
     if held is None:
         started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-        return "cell" in trial.user_attrs and time.time() - started > UNLEASED_SECONDS
+        return time.time() - started > UNLEASED_SECONDS
     if held["host"] == socket.gethostname():
         try:
             process = psutil.Process(held["pid"])
@@ -162,22 +207,16 @@ def _stale(trial: FrozenTrial) -> bool:
     return bool(time.time() - held["time"] > LEASE_SECONDS)
 
 
-def _failed(trials: list[FrozenTrial]) -> bool:
-    """Whether the cell's last trial failed for a reason of its own (a killed or released one says none)."""
-    return "error" in trials[-1].user_attrs
-
-
 def _storage(folder: Path, storage: str | None) -> BaseStorage | str:
-    if storage is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = str(folder / "queue.journal")
-        return JournalStorage(JournalFileBackend(path, JournalFileSymlinkLock(path, grace_period=GRACE_SECONDS)))
-    if storage.startswith("sqlite"):
+    if storage is not None and storage.startswith("sqlite"):
         raise InputError(
             f"--storage {storage}: SQLite hands one cell to two workers; leave the option out (a journal file)"
             " or give a PostgreSQL address"
         )
-    if "://" not in storage:
-        os.makedirs(Path(storage).parent, exist_ok=True)
-        return JournalStorage(JournalFileBackend(storage))
-    return storage
+    folder.mkdir(parents=True, exist_ok=True)
+    if storage is not None and "://" in storage:
+        return storage
+    path = Path(storage) if storage else folder / "queue.journal"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = KernelLock(path)
+    return JournalStorage(JournalFileBackend(str(path), lock))  # type: ignore[arg-type]
