@@ -3,7 +3,6 @@
 Only this module and `vqseg.plan` see the config; everything below gets plain keywords.
 """
 
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from vqseg.protocols import applicable_protocols
 from vqseg.provenance import BITWISE, describe, pick_device, pick_precision
 from vqseg.records.run import MetricsFile, RunFolder, now
 from vqseg.scoring import score_part, write_weights
-from vqseg.train import Diverged, Interrupted, Trainer
+from vqseg.train import Diverged, Interrupted, Trainer, peak_memory_mb
 from vqseg.validation import Validation
 
 __all__ = ["CHOICES", "Plan", "build_method", "build_network", "evaluate", "plan", "resolve_choices", "run", "scored"]
@@ -111,7 +110,7 @@ def _train_and_score(
         "parameters": sum(p.numel() for p in method.student.parameters() if p.requires_grad),
         "ms_per_step": round(1000 * trainer.seconds / plan.steps, 3),
         "train_seconds": round(trainer.seconds, 1),
-        "peak_memory_mb": round(_peak_memory_mb(device)),
+        "peak_memory_mb": round(peak_memory_mb(device)),
     }
     networks = {
         (checkpoint, network): state
@@ -231,9 +230,3 @@ def _mark_resume(folder: RunFolder, provenance: dict[str, Any]) -> None:
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text[:500] if isinstance(error, (InputError, Diverged)) else f"{type(error).__name__}: {text[:500]}"
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -5,6 +5,7 @@ streams are functions of (seed, purpose, step), so a resumed run equals an unint
 """
 
 import math
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -190,8 +191,7 @@ class Trainer:
         images = self.settings.labelled_batch + (self.settings.unlabelled_batch if self.batches.unlabelled else 0)
         values["lr"] = rate
         values["speed/images_per_second"] = steps_per_second * images
-        if self.device.type == "cuda":
-            values["memory/peak_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+        values["memory/peak_mb"] = peak_memory_mb(self.device)
         self.log(values, self.step)
 
     def _validate(self) -> None:
@@ -240,6 +240,13 @@ class Trainer:
         self.meter.load(state["meter"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         return True
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the most memory that was in use so far, in MiB: allocated on a card, or resident of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> str:

@@ -2,7 +2,7 @@
 
 Reach: the Dice lost and the share of pixels whose class flips when a perturbation acts on q at inference, for
 the arm's own perturbation and for uniform replacement of every code. Dice is that of the `scan` protocol.
-Source: METHOD of the bench; see docs/method.md. Letters: S slices, H x W pixels, K classes.
+Letters: S slices, H x W pixels, K classes.
 """
 
 from collections.abc import Sequence

@@ -7,13 +7,13 @@ import typer
 
 Store = Annotated[Path, typer.Option("--store", envvar="VQSEG_STORE", help="Folder that holds all runs and studies.")]
 DEFAULT_STORE = Path("vqseg-store")
-Data = Annotated[Path | None, typer.Option("--data", help="Prepared data folder; without it, the phantom is made and used.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Prepared data folder; default: the phantom, which is made.")]
 SplitName = Annotated[str | None, typer.Option("--split", help="Name of a split of the data; default: the data's own.")]
 Preset = Annotated[str | None, typer.Option("--preset", help="Preset name or YAML file; see 'vqseg config list'.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE, any number of times.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead of the preset's.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")]
-Keep = Annotated[str, typer.Option("--keep", help="Weights to keep of a finished run: last, best, all or none.")]
+Keep = Annotated[str, typer.Option("--keep", help="Weights to keep: last or best (the teacher's), all, or none.")]
 Tracking = Annotated[str | None, typer.Option("--tracking", help="MLflow address; default: a file in the store.")]
 
 

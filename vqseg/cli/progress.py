@@ -6,14 +6,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_SECONDS = 20.0
 
 
 def _bars() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, refresh_per_second=2)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), refresh_per_second=2)
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def run_bar(name: str, steps: int) -> Iterator[Callable[[int, int], None]]:
         yield line
         return
     with _bars() as bars:
-        task = bars.add_task(name, total=steps)
+        task = bars.add_task(escape(name), total=steps)
         yield lambda step, total: bars.update(task, completed=step)
 
 
@@ -41,7 +42,7 @@ def study_bars(name: str) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
         yield _Lines(name)
         return
     with _bars() as bars:
-        whole = bars.add_task(f"[bold]{name}[/]", total=None)
+        whole = bars.add_task(f"[bold]{escape(name)}[/]", total=None)
         tasks: dict[str, Any] = {}
 
         def watch(rows: list[dict[str, Any]]) -> None:
@@ -49,7 +50,7 @@ def study_bars(name: str) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
             for row in rows:
                 if row["state"] == "running":
                     if row["name"] not in tasks:
-                        tasks[row["name"]] = bars.add_task(f"  {row['name']}", total=row["steps"])
+                        tasks[row["name"]] = bars.add_task(f"  {escape(row['name'])}", total=row["steps"])
                     bars.update(tasks[row["name"]], completed=row["step"])
                 elif row["name"] in tasks:
                     bars.remove_task(tasks.pop(row["name"]))

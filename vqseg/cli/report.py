@@ -10,7 +10,9 @@ NameArgument = Annotated[
 ]
 Store = Annotated[Path, typer.Option(envvar="VQSEG_STORE", help="Folder that holds runs, studies and reports.")]
 Data = Annotated[str | None, typer.Option(help="Only studies on this data set (its name or folder).")]
-SplitName = Annotated[str | None, typer.Option("--split", help="Only studies on this split.")]
+SplitName = Annotated[
+    str | None, typer.Option("--split", help="Only studies on this split; val, test or devtest mean --part.")
+]
 Part = Annotated[str | None, typer.Option(help="val, test or devtest; by default the best part scored for all runs.")]
 Protocol = Annotated[str | None, typer.Option(help="Scoring protocol; by default scan, or image for 2-D sets.")]
 Metric = Annotated[str, typer.Option(help="Score of effects and summary: dice, jaccard, hd95, asd, hd95_mm ...")]
@@ -34,12 +36,15 @@ def report(
     allow_mixed: AllowMixed = False,
 ) -> None:
     """Render a study's report, print its table and say where the files lie."""
+    from vqseg.manifest import PARTS
     from vqseg.report.make import listing, make
     from vqseg.report.selection import Options
 
     if name == "list":
         typer.echo(listing(store))
         return
+    if split in PARTS:
+        split, part = None, part or split
     keys = tuple(word.strip() for word in columns.split(",") if word.strip()) if columns is not None else None
     options = Options(part, protocol, metric, keys or None, decimals, allow_mixed)
     made = make(name, store=store, data=data, split=split, out=out, options=options)

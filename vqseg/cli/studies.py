@@ -1,10 +1,12 @@
 """What the study commands do, beyond their options."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from vqseg.cli.options import DEFAULT_STORE
 from vqseg.errors import InputError
 from vqseg.study.cells import Request
 from vqseg.study.runner import Settings
@@ -22,36 +24,89 @@ def retrying(value: str | None) -> bool:
     return value == "failed"
 
 
+def known(study: str, preset: str | None) -> None:
+    """Refuse an unknown study or preset before data are made.
+
+    Raises:
+        InputError: with the nearest names.
+    """
+    from vqseg.config import load_config
+    from vqseg.study.definition import read_definition
+
+    definition = read_definition(study)[1]
+    load_config(preset or definition.preset)
+
+
+def check(settings: Settings) -> None:
+    """Refuse what would fail every cell alike, before anything starts.
+
+    Raises:
+        InputError: an unknown ``--keep`` or device.
+    """
+    from vqseg.experiment import KEEP
+    from vqseg.provenance import pick_device
+
+    if settings.keep not in KEEP:
+        raise InputError(f"--keep {settings.keep}: expected one of {', '.join(KEEP)}")
+    pick_device(settings.device)
+
+
 def run(request: Request, settings: Settings, *, dry_run: bool) -> dict[str, Any]:
     """Run a study (or say what it would do) and say how it ended; returns its record.
 
     Raises:
-        typer.Exit: with code 1 where cells failed.
+        typer.Exit: with code 1 where cells failed or are not finished, 130 where it was stopped.
     """
     from vqseg.cli.progress import study_bars
-    from vqseg.records.sync import sync
     from vqseg.study import cells, forecast, runner
 
+    check(settings)
     folder, record, said = cells.prepare(request)
     if said:
         typer.echo(said)
     if dry_run:
-        typer.echo(forecast.forecast(request.store, record, settings.workers))
+        typer.echo(forecast.forecast(folder, record, settings.workers, retry_failed=settings.retry_failed))
         return record
     typer.echo(f"study {folder.name}: {len(record['arms'])} arms x {len(record['seeds'])} seeds, in {folder.path}")
-    with study_bars(folder.name) as watch:
-        states = runner.run_study(folder, record, settings, watch)
+    try:
+        with study_bars(folder.name) as watch:
+            states = runner.run_study(folder, record, settings, watch)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"{folder.name}: stopped, with a checkpoint of every running cell; the same command resumes", err=True
+        )
+        raise typer.Exit(130) from None
     counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
     typer.echo(f"{folder.name}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
-    try:
-        sync(request.store, tracking=settings.tracking)
-    except InputError as error:
-        typer.echo(f"MLflow is not up to date: {error}", err=True)
-    typer.echo(f"next: vqseg report {folder.name}    vqseg ui    (both with --store {request.store})")
+    complete_mirror(request.store, settings.tracking)
+    place = "" if request.store == DEFAULT_STORE else f" --store {request.store}"
+    typer.echo(f"next: vqseg report {folder.name}{place}    vqseg ui{place}")
+    left = len(states) - counts.get("finished", 0) - counts.get("failed", 0)
+    if left:
+        typer.echo(f"{left} cells are not finished; the same command goes on", err=True)
     if counts.get("failed"):
-        typer.echo(f"{counts['failed']} failed; see 'vqseg study status {folder.name}'", err=True)
+        typer.echo(
+            f"{counts['failed']} cells failed: 'vqseg study status {folder.name}' says why,"
+            " '--retry failed' tries them again",
+            err=True,
+        )
+    if left or counts.get("failed"):
         raise typer.Exit(1)
     return record
+
+
+def complete_mirror(store: Path, tracking: str | None) -> None:
+    """Complete the MLflow mirror; the run folders are the record, so a mirror that lags is a warning."""
+    from vqseg.records.sync import sync
+
+    if os.environ.get("VQSEG_NO_MIRROR"):
+        return
+    try:
+        problems = sync(store, tracking=tracking).problems
+    except (InputError, OSError) as error:
+        problems = [str(error)]
+    for problem in problems:
+        typer.echo(f"vqseg: warning: MLflow is not up to date: {' '.join(str(problem).split())}", err=True)
 
 
 def evaluate(
@@ -64,9 +119,10 @@ def evaluate(
     from vqseg.identity import scoring_hash
     from vqseg.records.index import find_study
     from vqseg.records.run import RunFolder
-    from vqseg.records.sync import sync
 
     record = find_study(store, name)
+    if protocols == ["all"]:
+        protocols = _applicable(record, part)
     folders = [RunFolder(store, cell["identity"]) for cell in record["cells"]]
     finished = [folder for folder in folders if folder.exists() and folder.state() == "finished"]
     if not finished:
@@ -75,10 +131,25 @@ def evaluate(
     for folder in track(todo, description=f"scoring {part}"):
         experiment.evaluate(folder, part=part, protocols=protocols, device=device)
     skipped = len(finished) - len(todo)
-    typer.echo(f"{record['name']}: {len(todo)} cells scored on {part}" + (f", {skipped} had been before" if skipped else ""))
+    typer.echo(
+        f"{record['name']}: {len(todo)} cells scored on {part}" + (f", {skipped} had been before" if skipped else "")
+    )
     if len(finished) < len(folders):
         typer.echo(f"{len(folders) - len(finished)} cells are not finished and were left out", err=True)
-    sync(store, tracking=tracking)
+    complete_mirror(store, tracking)
+
+
+def _applicable(record: dict[str, Any], part: str) -> list[str]:
+    """Return the protocols that ``part`` of the study's data allows."""
+    from vqseg.manifest import read_manifest, read_split, scans_of
+    from vqseg.protocols import applicable_protocols
+
+    root = Path(record["data"]["root"])
+    manifest = read_manifest(root)
+    split = read_split(root, manifest, record["split"]["name"])
+    if part not in split.parts:
+        raise InputError(f"part {part!r} is not in split {split.name!r}; it has {', '.join(split.parts)}")
+    return applicable_protocols(scans_of(manifest, split, part))[0]
 
 
 def _scored(folder: Any, part: str, protocols: list[str] | None, scoring: str) -> bool:
@@ -88,14 +159,17 @@ def _scored(folder: Any, part: str, protocols: list[str] | None, scoring: str) -
     return False
 
 
-def demo(store: Path, workers: int) -> None:
-    """Phantom -> epsilon-sweep at smoke -> report."""
-    from vqseg.cli.options import data_or_phantom
+def demo(root: Path, store: Path, preset: str, workers: int, device: str) -> None:
+    """epsilon-sweep on ``root``, scored on its test part if it has one, and its report."""
     from vqseg.cli.report import report
+    from vqseg.manifest import read_manifest, read_split
 
-    root = data_or_phantom(None, store)
-    record = run(Request("epsilon-sweep", store, root, preset="smoke"), Settings(workers=workers), dry_run=False)
-    evaluate(store, record["name"], "test", None, False, "cpu", None)
+    request = Request("epsilon-sweep", store, root, preset=preset)
+    record = run(request, Settings(workers=workers, device=device), dry_run=False)
+    part = read_split(root, read_manifest(root), record["split"]["name"]).test_part
+    if part:
+        evaluate(store, record["name"], part, None, False, device, None)
     report(name=record["name"], store=store)
-    typer.echo(f"tables and figures: {store / 'reports' / record['name']}")
-    typer.echo(f"all runs in the browser: vqseg ui --store {store}")
+    place = "" if store == DEFAULT_STORE else f" --store {store}"
+    typer.echo(f"\ntables and figures: {store / 'reports' / record['name']} (index.html is the page)")
+    typer.echo(f"all runs in the browser: vqseg ui{place}")

@@ -1,6 +1,6 @@
 """``vqseg study``: run, watch and score studies; ``vqseg demo``: one of them from nothing to its report."""
 
-from pathlib import Path
+import os
 from typing import Annotated
 
 import typer
@@ -54,19 +54,21 @@ def run(
     data: Data = None,
     split: SplitName = None,
     preset: Preset = None,
-    arms: Annotated[list[str] | None, typer.Option("--arms", help="Only arms of this label or family; * is a wildcard.")] = None,
+    arms: Annotated[
+        list[str] | None, typer.Option("--arms", help="Only arms of this label or family; * is a wildcard.")
+    ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, such as 0-2 or 0,3,5.")] = None,
-    add_seeds: Annotated[str | None, typer.Option("--add-seeds", help="Seeds in addition to those the study has.")] = None,
+    add_seeds: Annotated[str | None, typer.Option("--add-seeds", help="Seeds beside those the study has.")] = None,
     set_: Sets = None,
     steps: Steps = None,
     supervised: Annotated[bool, typer.Option("--supervised", help="The fully supervised form of the study.")] = False,
     device: Device = "auto",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, each a process.")] = 1,
     retry: Annotated[str | None, typer.Option("--retry", help="'failed': try failed cells again.")] = None,
-    keep: Keep = "last",
+    keep: Keep = "all",
     name: Annotated[str | None, typer.Option("--name", help="What to call the study in the store.")] = None,
     store: Store = DEFAULT_STORE,
-    storage: Annotated[str | None, typer.Option("--storage", help="Optuna storage; default: a journal in the store.")] = None,
+    storage: Annotated[str | None, typer.Option("--storage", help="Optuna storage; default: a journal.")] = None,
     tracking: Tracking = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
 ) -> None:
@@ -75,12 +77,14 @@ def run(
     from vqseg.study.cells import Request
     from vqseg.study.runner import Settings
 
+    studies.known(study, preset)
     root = data_or_phantom(data, store)
     request = Request(
         study, store, root, split, preset or (None if data else "smoke"), tuple(studies.listed(arms)), seeds, add_seeds,
         tuple(set_ or ()), steps, supervised, name,
     )  # fmt: skip
-    settings = Settings(workers, device, keep, storage, tracking, studies.retrying(retry))
+    mirror = not os.environ.get("VQSEG_NO_MIRROR")
+    settings = Settings(workers, device, keep, storage, tracking, studies.retrying(retry), mirror)
     studies.run(request, settings, dry_run=dry_run)
 
 
@@ -89,10 +93,11 @@ def status(name: Name, store: Store = DEFAULT_STORE) -> None:
     """Show every cell of a study: state, step, validation Dice, run, error."""
     from vqseg.cli.tables import print_cells
     from vqseg.records.index import find_study
-    from vqseg.study.runner import progress
+    from vqseg.study.cells import StudyFolder
+    from vqseg.study.standing import progress
 
     record = find_study(store, name)
-    print_cells(record["name"], progress(store, record))
+    print_cells(record["name"], progress(StudyFolder(store, record["name"]), record))
 
 
 @app.command()
@@ -115,7 +120,7 @@ def evaluate(
     name: Name,
     part: Annotated[str, typer.Option("--split", "--part", help="Part to score: test, devtest or val.")],
     protocol: Annotated[str | None, typer.Option("--protocol", help="scan, ssl4mis, image or all.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Score also what was scored before (repeats are counted).")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also what was scored before (counted).")] = False,
     device: Device = "auto",
     store: Store = DEFAULT_STORE,
     tracking: Tracking = None,
@@ -126,8 +131,14 @@ def evaluate(
     studies.evaluate(store, name, part, protocol.split(",") if protocol else None, again, device, tracking)
 
 
-def demo(store: Store = DEFAULT_STORE, workers: Annotated[int, typer.Option("--workers", min=1)] = 2) -> None:
-    """From nothing to a report: make the phantom, run epsilon-sweep at preset smoke, render tables and figures."""
+def demo(
+    data: Data = None,
+    preset: Preset = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, each a process.")] = 2,
+    device: Device = "auto",
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """From nothing to a report: the phantom (or your data), epsilon-sweep at preset smoke, tables and figures."""
     from vqseg.cli import studies
 
-    studies.demo(Path(store), workers)
+    studies.demo(data_or_phantom(data, store), store, preset or "smoke", workers, device)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 STYLES = {"finished": "green", "failed": "red", "running": "cyan", "killed": "yellow", "interrupted": "yellow"}
@@ -16,8 +17,9 @@ def print_scores(rows: Any, part: str) -> None:
     for column in ("checkpoint", "network", "protocol", "Dice", "Jaccard", "HD95 (voxel)", "ASD (voxel)", "empties"):
         table.add_column(column, justify="left" if column in ("checkpoint", "network", "protocol") else "right")
     for row in aggregate(rows[rows["part"] == part]).itertuples():
-        shown = [f"{row.dice:.4f}", f"{row.jaccard:.4f}", f"{row.hd95_voxel:.2f}", f"{row.asd_voxel:.2f}", str(row.empties)]
-        table.add_row(row.checkpoint, row.network, row.protocol, *shown)
+        overlap = (f"{row.dice:.4f}", f"{row.jaccard:.4f}")
+        distance = (f"{row.hd95_voxel:.2f}", f"{row.asd_voxel:.2f}")
+        table.add_row(str(row.checkpoint), str(row.network), str(row.protocol), *overlap, *distance, str(row.empties))
     Console().print(table)
 
 
@@ -30,5 +32,5 @@ def print_cells(name: str, rows: list[dict[str, Any]]) -> None:
         step = f"{row['step']}/{row['steps']}" if row["steps"] else ""
         dice = f"{row['dice']:.4f}" if row["dice"] is not None else ""
         state = f"[{STYLES.get(row['state'], 'white')}]{row['state']}[/]"
-        table.add_row(row["name"], state, step, dice, row["identity"], row["error"] or "")
+        table.add_row(escape(row["name"]), state, step, dice, row["identity"], escape(row["error"] or ""))
     Console().print(table)

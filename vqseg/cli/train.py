@@ -1,6 +1,5 @@
 """``vqseg train`` and ``vqseg evaluate``: one run."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +28,7 @@ def train(
     set_: Sets = None,
     steps: Steps = None,
     device: Device = "auto",
-    keep: Keep = "last",
+    keep: Keep = "all",
     name: Annotated[str | None, typer.Option("--name", help="What to call the run.")] = None,
     store: Store = DEFAULT_STORE,
     tracking: Tracking = None,
@@ -39,18 +38,17 @@ def train(
     from vqseg import config, experiment
     from vqseg.cli.progress import run_bar
 
-    root = data_or_phantom(data, store)
-    chosen = preset or ("cpu" if data else "smoke")
     extra = [f"seed={seed}", *([f"train.steps={steps}"] if steps else [])]
-    plan = experiment.plan(config.load_config(chosen, [*(set_ or []), *extra]), root=root, split=split, store=store)
+    settings = config.load_config(preset or ("cpu" if data else "smoke"), [*(set_ or []), *extra])
+    plan = experiment.plan(settings, root=data_or_phantom(data, store), split=split, store=store)
     label = name or f"{plan.parts['method'].name} {plan.parts['perturbation'].name}, seed {seed}"
     with run_bar(label, plan.steps) as advance:
         folder = experiment.run(plan, name=label, device=device, keep=keep, on_progress=advance)
     _show(folder.path, "val", experiment.scored(folder))
-    if mirror and not os.environ.get("VQSEG_NO_MIRROR"):
-        from vqseg.records.sync import sync
+    if mirror:
+        from vqseg.cli.studies import complete_mirror
 
-        sync(store, tracking=tracking)
+        complete_mirror(store, tracking)
 
 
 def evaluate(

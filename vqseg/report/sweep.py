@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from vqseg.report import style
 from vqseg.report.measures import MEASURES
@@ -67,8 +68,12 @@ def _panel(axes: Axes, table: pd.DataFrame, families: list[str], x: str, metric:
         axes.scatter(beside, own[metric], s=5, color=look.color, alpha=0.75, linewidths=0, zorder=4)
     if x == "distortion" and (table[x] > 0).any():
         axes.set_xscale("log")
+        shown = table.loc[(table[x] > 0) & (table["family"] != "none"), x]
+        if len(shown):
+            axes.set_xlim(shown.min() / 1.7, shown.max() * 1.7)
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("")
+        # Less than about a decade holds one power of ten or none: label ticks between them too.
+        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.7)))
     elif x == "knob":
         axes.set_xlim(0, 1.04)
 

@@ -1,9 +1,9 @@
 """A study in a store: what its cells are, and which runs they mean.
 
-    STORE/studies/FULLNAME/study.json     the definition resolved: base config, arms, cells with identities
-    STORE/studies/FULLNAME/queue.journal  Optuna's journal
-    STORE/studies/FULLNAME/errors/        why cells failed
-    STORE/studies/FULLNAME/logs/          what the workers said
+STORE/studies/FULLNAME/study.json     the definition resolved: base config, arms, cells with identities
+STORE/studies/FULLNAME/queue.journal  Optuna's journal
+STORE/studies/FULLNAME/errors/        why cells failed
+STORE/studies/FULLNAME/logs/          what the workers said
 """
 
 from dataclasses import dataclass
@@ -164,7 +164,9 @@ def _folder(
         if old["base"] == base:
             return folder, old
         if request.name:
-            raise InputError(f"--name {name}: that study has other data, split, preset or settings; choose another name")
+            raise InputError(
+                f"--name {name}: that study has other data, split, preset or settings; choose another name"
+            )
     raise InputError(f"{plain}: two studies of that name differ; choose one with --name")
 
 

@@ -107,7 +107,9 @@ def read_definition(name: str) -> tuple[str, Definition]:
 
 def _broken(error: ValidationError) -> str:
     """Say which key breaks which rule, and which key was probably meant."""
-    first = error.errors()[0]
+    found = error.errors()
+    # A misspelled key is also a missing one; the spelling is what helps.
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
     keys = [str(part) for part in first["loc"]]
     where = ".".join(keys) or "the file"
     if first["type"] == "extra_forbidden":

@@ -7,14 +7,16 @@ from typing import Any
 from vqseg.manifest import read_manifest, read_split
 from vqseg.records.run import RunFolder
 from vqseg.report.statistics import detectable
-from vqseg.study.cells import states
+from vqseg.study.cells import StudyFolder
+from vqseg.study.standing import states
 
 
-def forecast(store: Path, record: dict[str, Any], workers: int) -> str:
-    """Return lines: cells by state, disk, time from measured runs of the same steps (or *unknown*), what can be seen."""
-    by_identity = states(store, record)
+def forecast(folder: StudyFolder, record: dict[str, Any], workers: int, *, retry_failed: bool = False) -> str:
+    """Return lines: cells by state, disk, time from measured steps (or *unknown*), the difference that can be seen."""
+    store, by_identity = folder.store, states(folder, record)
     counts = {state: list(by_identity.values()).count(state) for state in dict.fromkeys(by_identity.values())}
-    todo = sum(count for state, count in counts.items() if state not in ("finished", "running", "failed"))
+    settled = {"finished", "running"} | (set() if retry_failed else {"failed"})
+    todo = sum(count for state, count in counts.items() if state not in settled)
     root = Path(record["data"]["root"])
     split = read_split(root, read_manifest(root), record["split"]["name"])
     patients, seeds = len(split.parts["val"]), len(record["seeds"])
@@ -65,4 +67,5 @@ def _time(store: Path, record: dict[str, Any], todo: int, workers: int) -> str:
     steps = record["base_config"]["train"]["steps"]
     ms = sorted(status["cost"]["ms_per_step"] for status in alike)[len(alike) // 2]
     minutes = todo * steps * ms / 60_000 / workers
-    return f"about {minutes:.0f} min with {workers} workers ({ms:.0f} ms per step, median of {len(alike)} runs here)"
+    length = f"about {minutes:.0f} min" if minutes >= 1 else "under a minute"
+    return f"{length} with {workers} workers ({ms:.0f} ms per step, median of {len(alike)} runs here)"

@@ -55,12 +55,12 @@ class Queue:
 
     def __init__(self, folder: Path, name: str, storage: str | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        place = _storage(folder, storage)
         self._guard = folder / "queue.lock"
         try:
-            self.study = optuna.create_study(
-                study_name=name, storage=place, direction="maximize", load_if_exists=True
-            )
+            place = _storage(folder, storage)
+            self.study = optuna.create_study(study_name=name, storage=place, direction="maximize", load_if_exists=True)
+        except (InputError, OSError):
+            raise
         except Exception as error:  # every database driver raises its own
             reason = " ".join(str(error).split())[:200]
             where = storage or folder / "queue.journal"
@@ -106,13 +106,15 @@ class Queue:
                 cell = trial.user_attrs.get("cell")
                 if cell is None:  # made up by the sampler for a worker that died before it could refuse it
                     continue
-                step, before = step_of(cell["identity"]), int(trial.user_attrs["reached"])
-                deaths = 0 if forgive else 1 if step > before else int(trial.user_attrs["deaths"]) + 1
+                step, before = step_of(cell["identity"]), int(trial.user_attrs.get("reached", -1))
+                deaths = 0 if forgive else 1 if step > before else int(trial.user_attrs.get("deaths", 0)) + 1
                 if deaths < MAX_DEATHS:
                     self._enqueue(cell, deaths=deaths, reached=max(step, before))
                 else:
                     place = f"at step {step}" if step >= 0 else "before its first step"
-                    given_up.append((cell, f"{deaths} workers died over it {place} (killed from outside; out of memory?)"))
+                    given_up.append(
+                        (cell, f"{deaths} workers died over it {place} (killed from outside; out of memory?)")
+                    )
         return given_up
 
     def claim(self) -> Claim | None:
@@ -147,7 +149,7 @@ class Queue:
             if self._ours(claim):
                 attributes = claim.trial.user_attrs
                 self.study.tell(claim.trial, state=TrialState.FAIL)
-                self._enqueue(claim.cell, deaths=attributes["deaths"], reached=attributes["reached"])
+                self._enqueue(claim.cell, deaths=attributes.get("deaths", 0), reached=attributes.get("reached", -1))
 
     def open_cells(self) -> tuple[int, int]:
         """Return how many cells wait and how many are claimed."""

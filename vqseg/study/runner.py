@@ -1,5 +1,6 @@
 """Runs a study: fills the queue, starts workers and the mirror's process, watches, and stops all of them cleanly."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,13 +13,15 @@ from typing import Any
 
 from vqseg.errors import InputError
 from vqseg.records import sync
-from vqseg.records.run import RunFolder
-from vqseg.study.cells import StudyFolder, states, write
+from vqseg.study import standing
+from vqseg.study.cells import StudyFolder, write
 from vqseg.study.queue import Queue
 
 POLL_SECONDS = 0.5
-STOP_SECONDS = 60.0
-MAX_RESTARTS = 3
+# A worker may be in the middle of scoring, where it cannot stop.
+STOP_SECONDS = 120.0
+# So many workers per wanted one may end badly before they claim anything; then something is wrong with all of them.
+MAX_FALSE_STARTS = 3
 
 Watch = Callable[[list[dict[str, Any]]], None]
 
@@ -37,57 +40,44 @@ class Settings:
 
 
 def run_study(folder: StudyFolder, record: dict[str, Any], settings: Settings, watch: Watch) -> dict[str, str]:
-    """Run every cell that is not finished; return identity -> state.
+    """Run every cell that is neither finished nor failed; return identity -> state.
 
-    ``watch`` is called about twice a second with one row per cell: name, state, step, steps.
+    ``watch`` is called about twice a second with one row per cell (see `vqseg.study.standing.progress`).
 
     Raises:
-        InputError: the workers cannot start.
+        InputError: the storage cannot be used, or the workers cannot start.
+        OSError: the disk is full.
         KeyboardInterrupt: stopped; the cells in hand were checkpointed first.
     """
-    folder.path.mkdir(parents=True, exist_ok=True)
-    write(folder, record)
     queue = Queue(folder.path, folder.name, settings.storage)
-    queue.sweep()
-    queue.fill(record["cells"], _finished(folder.store, record), settings.retry_failed)
+    write(folder, record)
+    _fill(queue, folder, record, settings.retry_failed)
+    if not any(queue.open_cells()):
+        return standing.states(folder, record)
     mirror = sync.start(folder.store, tracking=settings.tracking) if settings.mirror else None
     workers: dict[int, subprocess.Popen[bytes]] = {}
     handler = signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        if sum(queue.open_cells()):
-            for number in range(min(settings.workers, sum(queue.open_cells()))):
-                workers[number] = _start_worker(folder, settings, number)
-            _watch_workers(folder, record, settings, queue, workers, watch)
-        watch(progress(folder.store, record))
+        for number in range(min(settings.workers, sum(queue.open_cells()))):
+            workers[number] = _start_worker(folder, settings, number)
+        _watch_workers(folder, record, settings, queue, workers, watch)
+        watch(standing.progress(folder, record))
     finally:
         _stop(list(workers.values()))
         if mirror is not None:
             sync.finish(mirror)
         signal.signal(signal.SIGTERM, handler)
-    return states(folder.store, record)
+    return standing.states(folder, record)
 
 
-def progress(store: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per cell: name, state, step, steps, error."""
-    rows = []
-    for cell in record["cells"]:
-        run = RunFolder(store, cell["identity"])
-        if not run.exists():
-            rows.append({**cell, "state": "new", "step": 0, "steps": None, "error": None, "dice": None})
-            continue
-        status = run.status()
-        last = (status.get("validation") or {}).get("last") or {}
-        found = {key: status.get(key) for key in ("step", "steps", "error")}
-        rows.append({**cell, "state": run.state(), **found, "dice": last.get("teacher")})
-    return rows
-
-
-def _finished(store: Path, record: dict[str, Any]) -> dict[str, float]:
-    found = {}
-    for row in progress(store, record):
-        if row["state"] == "finished":
-            found[row["identity"]] = float(row["dice"])
-    return found
+def _fill(queue: Queue, folder: StudyFolder, record: dict[str, Any], retry_failed: bool) -> None:
+    standing.give_back(queue, folder, forgive=True)
+    if retry_failed:
+        standing.forgive_failures(folder, record["cells"])
+    rows = standing.progress(folder, record)
+    finished = {row["identity"]: float(row["dice"]) for row in rows if row["state"] == "finished"}
+    failed = {row["identity"] for row in rows if row["state"] == "failed"}
+    queue.fill(record["cells"], finished, failed)
 
 
 def _watch_workers(
@@ -98,24 +88,28 @@ def _watch_workers(
     workers: dict[int, subprocess.Popen[bytes]],
     watch: Watch,
 ) -> None:
-    restarts = 0
-    while any(worker.poll() is None for worker in workers.values()) or sum(queue.open_cells()):
+    false_starts = 0
+    while any(worker.poll() is None for worker in workers.values()) or any(queue.open_cells()):
+        watch(standing.progress(folder, record))
         time.sleep(POLL_SECONDS)
-        watch(progress(folder.store, record))
         for number, worker in list(workers.items()):
-            if worker.poll() is None or not sum(queue.open_cells()):
+            if worker.poll() is None:
                 continue
-            queue.sweep()
-            if worker.returncode and restarts >= MAX_RESTARTS * settings.workers:
+            standing.give_back(queue, folder)
+            if worker.returncode in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(worker.returncode, os.strerror(worker.returncode), str(folder.store))
+            if not any(queue.open_cells()):
+                continue
+            false_starts += int(bool(worker.returncode) and not queue.served(worker.pid))
+            if false_starts > MAX_FALSE_STARTS * settings.workers:
                 raise InputError(f"worker {number} ended with status {worker.returncode}; see {_log(folder, number)}")
-            restarts += bool(worker.returncode)
-            if sum(queue.open_cells()):
-                workers[number] = _start_worker(folder, settings, number)
+            workers[number] = _start_worker(folder, settings, number)
 
 
 def _start_worker(folder: StudyFolder, settings: Settings, number: int) -> subprocess.Popen[bytes]:
     threads = max((os.cpu_count() or 1) // settings.workers, 1)
     command = [sys.executable, "-m", "vqseg.study.worker", "--store", str(folder.store), "--study", folder.name]
+    command += ["--parent", str(os.getpid())]
     command += ["--device", settings.device, "--threads", str(threads), "--keep", settings.keep]
     command += ["--storage", settings.storage] if settings.storage else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}

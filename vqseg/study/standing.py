@@ -1,14 +1,18 @@
 """How the cells of a study stand: their runs' status, and errors of cells that have no run to write them to.
 
-    STORE/studies/FULLNAME/errors/IDENTITY.json   why a cell failed: also where its run never began
+STORE/studies/FULLNAME/errors/IDENTITY.json   why a cell failed: also where its run never began
 """
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqseg.files import read_json, write_json
 from vqseg.records.run import RunFolder, now
 from vqseg.study.cells import StudyFolder
+
+if TYPE_CHECKING:
+    from vqseg.study.queue import Queue
 
 NOTHING: dict[str, Any] = {"state": "new", "step": 0, "steps": None, "error": None, "dice": None}
 
@@ -40,13 +44,19 @@ def note_failure(folder: StudyFolder, cell: dict[str, Any], error: str) -> None:
         run.update(state="failed", error=error, finished=now())
 
 
-def forgive_failures(folder: StudyFolder, record: dict[str, Any]) -> None:
+def forgive_failures(folder: StudyFolder, cells: Iterable[dict[str, Any]]) -> None:
     """Make failed cells such that they are tried again."""
-    for cell in record["cells"]:
+    for cell in cells:
         _note(folder, cell["identity"]).unlink(missing_ok=True)
         run = RunFolder(folder.store, cell["identity"])
         if run.exists() and run.state() == "failed":
             run.update(state="interrupted", error=None, finished=None)
+
+
+def give_back(queue: "Queue", folder: StudyFolder, *, forgive: bool = False) -> None:
+    """Put what dead workers held back into the queue, or record it as failed."""
+    for cell, error in queue.sweep(lambda identity: reached(folder, identity), forgive=forgive):
+        note_failure(folder, cell, error)
 
 
 def _note(folder: StudyFolder, identity: str) -> Path:

@@ -5,17 +5,29 @@ the cell in hand is checkpointed and given back.
 """
 
 import argparse
+import errno
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from vqseg.errors import InputError
+from vqseg.experiment import Plan, run
 from vqseg.records.run import RunFolder, now
 from vqseg.study.cells import StudyFolder, plan_cell
 from vqseg.study.queue import LEASE_SECONDS, Claim, Queue
+from vqseg.study.standing import forgive_failures, give_back, note_failure
+from vqseg.train import Interrupted
+
+WAIT_SECONDS = 0.5
+# What fails every cell alike is no cell's failure: the worker ends with this status, and the study with it.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Stop:
@@ -39,73 +51,111 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--study", required=True)
+    parser.add_argument("--parent", type=int, required=True, help="process to live as long as")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep", default="last")
     parser.add_argument("--storage")
     arguments = parser.parse_args()
-    stop = Stop(os.getppid())
-    import torch
+    stop = Stop(arguments.parent)
+    import torch  # after the signals are caught: it takes seconds
 
     torch.set_num_threads(arguments.threads)
     folder = StudyFolder(arguments.store, arguments.study)
     queue = Queue(folder.path, folder.name, arguments.storage)
     while not stop():
         claim = queue.claim()
-        if claim is None:
-            queue.sweep()
-            waiting, claimed = queue.open_cells()
-            if not waiting and not claimed:
-                return 0
-            if not waiting:
-                time.sleep(1)
+        if claim is not None:
+            _work(queue, claim, folder, arguments, stop)
             continue
-        _work(queue, claim, folder, arguments, stop)
+        give_back(queue, folder)
+        if not any(queue.open_cells()):
+            break
+        time.sleep(WAIT_SECONDS)  # somebody else may die over what is left
     return 0
 
 
 def _work(queue: Queue, claim: Claim, folder: StudyFolder, arguments: argparse.Namespace, stop: Stop) -> None:
-    from vqseg import experiment
-    from vqseg.train import Interrupted
+    """Run one cell and end its claim."""
+    _say(claim, "starts")
+    try:
+        with _leased(claim):
+            end = _attempt(queue, claim, folder, arguments, stop)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            with suppress(OSError):
+                forgive_failures(folder, [claim.cell])
+                queue.release(claim)
+            _say(claim, f"stopped: {error.strerror}")
+            sys.exit(error.errno)
+        raise
+    end()
 
-    done = threading.Event()
-    threading.Thread(target=_renew, args=(claim, done), daemon=True).start()
-    print(f"{now()} {claim.cell['name']}: starts", flush=True)
+
+def _attempt(
+    queue: Queue, claim: Claim, folder: StudyFolder, arguments: argparse.Namespace, stop: Stop
+) -> Callable[[], None]:
+    """Run one cell; return how its claim ends."""
     try:
         planned = plan_cell(folder.read(), arguments.store, claim.cell)
-        _wait_for(planned.folder, stop)
-        run = experiment.run(
-            planned, name=claim.cell["name"], device=arguments.device, keep=arguments.keep, should_stop=stop
-        )
-        value = run.status()["validation"]["last"]["teacher"]
+        if planned.identity != claim.cell["identity"]:
+            _say(claim, "left out: code, data or settings changed since it was queued")
+            return partial(queue.drop, claim)
+        value = float(_run(planned, claim, arguments, stop).status()["validation"]["last"]["teacher"])
     except Interrupted as error:
-        print(f"{now()} {claim.cell['name']}: {error}", flush=True)
-        done.set()
-        queue.release(claim)
+        _say(claim, str(error))
+        return partial(queue.release, claim)
     except Exception as error:  # a failed cell is a row with its error; the study goes on
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        print(f"{now()} {claim.cell['name']}: failed: {text}", flush=True)
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise
         if not isinstance(error, InputError):
-            import traceback
-
             traceback.print_exc()
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        note_failure(folder, claim.cell, text)
+        _say(claim, f"failed: {text}")
+        return partial(queue.drop, claim)
+    _say(claim, f"finished, validation Dice {value:.4f}")
+    return partial(queue.finish, claim, value)
+
+
+def _run(planned: Plan, claim: Claim, arguments: argparse.Namespace, stop: Stop) -> RunFolder:
+    """Train, after any other process that is at the same run (for another study, or about to stop)."""
+    while True:
+        while planned.folder.exists() and planned.folder.locked():
+            if stop():
+                raise Interrupted("stopped while another process trains this run")
+            time.sleep(WAIT_SECONDS)
+        try:
+            name = claim.cell["name"]
+            return run(planned, name=name, device=arguments.device, keep=arguments.keep, should_stop=stop)
+        except InputError:
+            if not planned.folder.locked():  # otherwise somebody was faster
+                raise
+
+
+@contextmanager
+def _leased(claim: Claim) -> Iterator[None]:
+    """Renew the lease now and then until the block ends."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(LEASE_SECONDS / 4):
+            try:
+                claim.renew()
+            except Exception as error:  # the storage may be away for a while; training goes on
+                _say(claim, f"lease not renewed: {error}")
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
         done.set()
-        queue.fail(claim, text)
-    else:
-        done.set()
-        queue.finish(claim, value)
-        print(f"{now()} {claim.cell['name']}: finished, validation Dice {value:.4f}", flush=True)
+        thread.join()
 
 
-def _wait_for(run: RunFolder, stop: Stop) -> None:
-    """Let another process that is at the same run (of another study, or about to stop) end first."""
-    while run.exists() and run.locked() and not stop():
-        time.sleep(0.5)
-
-
-def _renew(claim: Claim, done: threading.Event) -> None:
-    while not done.wait(LEASE_SECONDS / 4):
-        claim.renew()
+def _say(claim: Claim, text: str) -> None:
+    print(f"{now()} {claim.cell['name']}: {text}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,119 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from vqseg import __version__
+from vqseg.cli import app
+from vqseg.records.run import RunFolder
+
+
+def vqseg(*words, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "vqseg", *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", **environment},
+        timeout=300,
+    )
+
+
+def test_every_command_has_help():
+    runner = CliRunner()
+    groups = {"data": "check", "study": "run", "records": "sync", "config": "show"}
+    for words in [
+        [],
+        ["train"],
+        ["evaluate"],
+        ["report"],
+        ["ui"],
+        ["doctor"],
+        ["demo"],
+        *([g, c] for g, c in groups.items()),
+    ]:
+        result = runner.invoke(app, [*words, "--help"])
+        assert result.exit_code == 0, result.output
+        assert "Usage" in result.output
+    assert __version__
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study", "run", "epsilon-swep"], "did you mean 'epsilon-sweep'"),
+        (["study", "run", "epsilon-sweep", "--data", "nowhere"], "nowhere: not a prepared data folder"),
+        (["train", "--data", "nowhere"], "nowhere: not a prepared data folder"),
+        (["report", "epsilon"], "study run"),
+        (["study", "status", "epsilon-sweep"], "study run"),
+        (["config", "show", "cqu"], "did you mean 'cpu'"),
+        (["config", "show", "cpu", "--set", "train.stepz=3"], "did you mean 'steps'"),
+        (["config", "show", "cpu", "--set", "perturbation=qmp"], "did you mean 'qpm'"),
+        (["evaluate", "0123"], "no such run"),
+        (["train", "--device", "tpu", "--data", "PHANTOM", "--preset", "smoke"], "--device tpu"),
+        (["train", "--keep", "some", "--data", "PHANTOM", "--preset", "smoke"], "--keep some"),
+        (["train", "--split", "labeled-1", "--data", "PHANTOM"], "did you mean 'labelled-1'"),
+    ],
+)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(words, message, tmp_path, phantom_root):
+    words = [phantom_root if word == "PHANTOM" else word for word in words]
+    result = vqseg(*words, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert result.stderr.startswith("vqseg: error: ")
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("status.json"))
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_an_unknown_option_exits_2(tmp_path):
+    result = vqseg("study", "run", "epsilon-sweep", "--preste", "cpu", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--preste" in result.stderr
+
+
+def test_train_then_evaluate_from_an_empty_folder(tmp_path, phantom_root, tiny):
+    sets = [word for override in tiny for word in ("--set", override)]
+    train = [
+        "train",
+        "--data",
+        phantom_root,
+        "--preset",
+        "smoke",
+        "--no-mirror",
+        "--keep",
+        "all",
+        "--name",
+        "mine",
+        *sets,
+    ]
+    first = vqseg(*train, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "step 12/12" in first.stdout
+    (path,) = (tmp_path / "vqseg-store" / "runs").iterdir()
+    folder = RunFolder(tmp_path / "vqseg-store", path.name)
+    assert folder.state() == "finished"
+    assert folder.status()["name"] == "mine"
+    assert vqseg(*train, cwd=tmp_path).returncode == 0
+    assert [run.name for run in (tmp_path / "vqseg-store" / "runs").iterdir()] == [path.name]
+    scored = vqseg("evaluate", path.name[:6], "--split", "test", "--reference", "medpy", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    assert [one["part"] for one in folder.status()["evaluations"]] == ["val", "test"]
+    missing = vqseg("evaluate", path.name, "--split", "devtest", cwd=tmp_path)
+    assert missing.returncode == 2
+    assert "devtest" in missing.stderr
+
+
+def test_a_damaged_mask_is_named_before_training(tmp_path, phantom_root, tiny):
+    import shutil
+
+    root = tmp_path / "data"
+    shutil.copytree(phantom_root, root)
+    victim = sorted((root / "masks").iterdir())[0]
+    victim.write_bytes(b"broken")
+    result = vqseg("train", "--data", root, "--preset", "smoke", "--no-mirror", cwd=tmp_path)
+    assert result.returncode == 2
+    assert victim.name in result.stderr
+    assert not (tmp_path / "vqseg-store" / "runs").exists()

@@ -1,0 +1,387 @@
+"""``vqseg study`` as a person types it; cells are run in this process where it matters that they are."""
+
+import errno
+import sys
+
+import pandas as pd
+import pytest
+
+from vqseg import cli, experiment
+from vqseg.config import load_config
+from vqseg.errors import InputError
+from vqseg.files import read_json, write_yaml
+from vqseg.records.run import RunFolder
+from vqseg.study import standing
+from vqseg.study.cells import Request, StudyFolder, plan_cell, prepare, write
+from vqseg.study.definition import parse_seeds, read_definition, select
+from vqseg.study.forecast import forecast
+from vqseg.study.queue import Queue
+
+STUDY = """
+question: Does a tiny
+  study work?
+preset: tiny.yaml
+seeds: [0, 1]
+reference: none
+arms:
+  - {family: none, set: {perturbation: none}}
+  - {family: qpm, symbol: eps, knob: perturbation.rate, values: [0.5, 0.7], set: {perturbation: {name: qpm}}}
+  - {family: qpm-shared, label: qpm, suffix: shared, set: {perturbation: {name: qpm}, network.statistics: shared}}
+supervised:
+  data.labels: all
+  method: {name: supervised, segmentation: dice_ce, dual_branch: false}
+thinned:
+  tiny: {arms: [none, qpm], seeds: [0]}
+"""
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch, tiny):
+    """A folder with a preset and a study of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VQSEG_NO_MIRROR", "1")
+    tree = load_config("smoke", [*tiny, "train.steps=4"]).plain()
+    tree.pop("preset")
+    write_yaml(tmp_path / "tiny.yaml", tree)
+    (tmp_path / "mini.yaml").write_text(STUDY)
+    return tmp_path
+
+
+@pytest.fixture
+def vqseg(desk, monkeypatch, capsys):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["vqseg", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        out = capsys.readouterr()
+        return code or 0, out.out, out.err
+
+    return call
+
+
+def request(desk, root, **changes):
+    return Request("mini.yaml", desk / "vqseg-store", root, **changes)
+
+
+def prepared(desk, root, **changes):
+    folder, record, _ = prepare(request(desk, root, **changes))
+    write(folder, record)
+    return folder, record
+
+
+def names(record):
+    return [cell["name"] for cell in record["cells"]]
+
+
+# The definition
+
+
+def test_the_built_in_study_is_the_grid_that_its_question_needs():
+    stem, definition = read_definition("epsilon-sweep")
+    labels = [arm.label for arm in definition.expand()]
+    assert stem == "epsilon-sweep" and len(labels) == len(set(labels)) == 19 and labels[0] == definition.reference
+    assert {"qpm eps=0.9", "dropout p=0.1", "channel-dropout p=0.7 shared statistics", "shuffle rate=1"} <= set(labels)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("qpm eps=0.5", ["none", "qpm eps=0.5"]),
+        ("qpm", ["none", "qpm eps=0.5", "qpm eps=0.7"]),
+        ("qpm*shared", ["none", "qpm shared"]),
+        ("none", ["none"]),
+        ("*", ["none", "qpm eps=0.5", "qpm eps=0.7", "qpm shared"]),
+    ],
+)
+def test_arms_are_chosen_by_label_family_or_wildcard_and_the_reference_stays(desk, pattern, expected):
+    arms = read_definition("mini.yaml")[1].expand()
+    assert [arm.label for arm in select(arms, [pattern], "none")] == expected
+
+
+def test_an_arm_that_is_not_there_is_named_with_its_neighbor(desk):
+    with pytest.raises(InputError, match=r"--arms 'qpm eps=0\.6': no such arm \(did you mean 'qpm eps=0\.[57]'"):
+        select(read_definition("mini.yaml")[1].expand(), ["qpm eps=0.6"], "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0-2", [0, 1, 2]), ("0,3,5", [0, 3, 5]), ("4", [4]), ("1-2, 2-3", [1, 2, 3])]
+)
+def test_seeds_are_read(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "2-1", "-1", "1-", "1.5"])
+def test_seeds_that_are_none_are_refused(text):
+    with pytest.raises(InputError, match="expected numbers such as"):
+        parse_seeds(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("reference: none", "reference: non", "reference 'non' is no arm.*did you mean 'none'"),
+        ("reference: none", "referense: none", "unknown key 'referense'.*did you mean 'reference'"),
+        ("family: qpm-shared", "familly: qpm-shared", "unknown key 'arms.2.familly'.*did you mean 'family'"),
+        ("seeds: [0, 1]", "seeds: [0, one]", "seeds.1: .*integer.*'one'"),
+        ("seeds: [0, 1]", "seeds: []", "seeds: .*at least 1"),
+        ("preset: tiny.yaml\n", "", "preset: is missing"),
+        ("knob: perturbation.rate, ", "", "has values but no knob"),
+        ("values: [0.5, 0.7]", "values: [0.5, 0.5]", "'qpm eps=0.5' stands twice"),
+        ("reference: none", "reference: none\nreference: x", "stands twice"),
+        ("arms:", "arms: [", "not readable as YAML"),
+    ],
+)
+def test_a_broken_study_file_names_the_key(desk, old, new, message):
+    (desk / "mini.yaml").write_text(STUDY.replace(old, new))
+    with pytest.raises(InputError, match=f"mini.yaml.*{message}") as error:
+        read_definition("mini.yaml")
+    assert "\n" not in str(error.value)
+
+
+# The cells
+
+
+def test_cells_have_the_names_and_runs_that_they_should(desk, phantom_root):
+    folder, record = prepared(desk, phantom_root, arms=("qpm",))
+    assert record["name"] == folder.name == "mini-phantom-tiny" and record["question"] == "Does a tiny study work?"
+    assert names(record) == [f"{arm}, seed 0" for arm in ("none", "qpm eps=0.5", "qpm eps=0.7")]
+    assert len({cell["identity"] for cell in record["cells"]}) == 3
+    for cell in record["cells"]:
+        assert plan_cell(record, folder.store, cell).identity == cell["identity"]
+    assert [(arm["family"], arm["knob"]) for arm in record["arms"]] == [("none", None), ("qpm", 0.5), ("qpm", 0.7)]
+
+
+def test_a_study_is_extended_and_keeps_its_runs(desk, phantom_root):
+    _, first = prepared(desk, phantom_root, arms=("none",), seeds="0")
+    folder, more = prepared(desk, phantom_root, arms=("qpm eps=0.5",), add_seeds="4")
+    assert folder.name == first["name"] and more["created"] == first["created"]
+    assert names(more) == [f"{arm}, seed {seed}" for seed in (0, 4) for arm in ("none", "qpm eps=0.5")]
+    assert more["cells"][0] == first["cells"][0]
+
+
+def test_an_arm_whose_definition_changed_gets_another_run(desk, phantom_root):
+    _, first = prepared(desk, phantom_root, arms=("qpm shared",), seeds="0")
+    (desk / "mini.yaml").write_text(STUDY.replace("network.statistics: shared", "network.norm: group"))
+    _, second = prepared(desk, phantom_root, arms=("none",), seeds="0")
+    assert names(second) == names(first) and second["cells"][0] == first["cells"][0]
+    assert second["cells"][1]["identity"] != first["cells"][1]["identity"]
+
+
+def test_other_settings_are_another_study(desk, phantom_root):
+    _, first = prepared(desk, phantom_root)
+    _, second = prepared(desk, phantom_root, steps=5)
+    assert second["name"] == f"{first['name']}-{second['base'][:6]}"
+    assert prepared(desk, phantom_root, overrides=("train.steps=5",))[1]["name"] == second["name"]
+    with pytest.raises(InputError, match="--name mini-phantom-tiny: that study has other"):
+        prepare(request(desk, phantom_root, steps=5, name="mini-phantom-tiny"))
+    assert prepared(desk, phantom_root, steps=5, name="mine")[1]["name"] == "mine"
+
+
+def test_the_supervised_form_opens_all_labels(desk, phantom_root):
+    folder, record = prepared(desk, phantom_root, supervised=True)
+    assert folder.name == "mini-phantom-tiny-supervised"
+    assert plan_cell(record, folder.store, record["cells"][0]).config.data.labels == "all"
+
+
+def test_two_arms_that_are_one_run_are_refused(desk, phantom_root):
+    (desk / "mini.yaml").write_text(STUDY.replace("network.statistics: shared", "perturbation.rate: 0.5"))
+    with pytest.raises(InputError, match=r"'qpm eps=0.5, seed 0' and 'qpm shared, seed 0' are the same run"):
+        prepare(request(desk, phantom_root, arms=("*",)))
+
+
+# How cells stand, and what is said before a study starts
+
+
+def test_a_cell_that_failed_before_its_run_began_tells_why_until_it_is_forgiven(desk, phantom_root):
+    folder, record = prepared(desk, phantom_root)
+    cell = record["cells"][0]
+    standing.note_failure(folder, cell, "ValueError: no")
+    row = standing.progress(folder, record)[0]
+    assert (row["state"], row["error"], row["step"]) == ("failed", "ValueError: no", 0)
+    standing.forgive_failures(folder, record["cells"])
+    assert set(standing.states(folder, record).values()) == {"new"}
+
+
+def test_a_cell_that_kills_its_workers_fails_with_its_run(desk, phantom_root):
+    folder, record = prepared(desk, phantom_root)
+    run = RunFolder(folder.store, record["cells"][0]["identity"])
+    run.create({}, {"state": "running", "step": 3, "steps": 4})
+    assert standing.reached(folder, run.identity) == 3
+    standing.note_failure(folder, record["cells"][0], "3 workers died over it")
+    assert run.state() == "failed" and run.status()["error"] == "3 workers died over it"
+    assert standing.progress(folder, record)[0]["state"] == "failed"
+
+
+def test_the_forecast_counts_cells_and_knows_what_it_does_not_know(desk, phantom_root):
+    folder, record = prepared(desk, phantom_root, seeds="0-2")
+    text = forecast(folder, record, 2)
+    assert "12 cells" not in text and "9 cells; 9 new" in text and "time: unknown" in text and "GiB free" in text
+    assert "smallest difference seen with 80 % power by 3 seeds" in text or "cannot tell a difference" in text
+    planned = plan_cell(record, folder.store, record["cells"][0])
+    experiment.run(planned, name=record["cells"][0]["name"])
+    text = forecast(folder, record, 2)
+    assert "1 reused" in text and "8 new" in text and "ms per step, median of 1 runs here" in text
+
+
+# The command line
+
+
+def test_list_and_show(vqseg):
+    code, out, _ = vqseg("study", "list")
+    assert code == 0 and out.startswith("epsilon-sweep: Does replacing codes")
+    code, out, _ = vqseg("study", "show", "mini.yaml")
+    assert code == 0 and "reference 'none'" in out and "qpm shared" in out and "rate': 0.7" in out
+
+
+def test_a_dry_run_writes_nothing(vqseg, desk, phantom_root):
+    code, out, _ = vqseg("study", "run", "mini.yaml", "--data", phantom_root, "--dry-run")
+    assert code == 0 and "3 cells; 3 new" in out and "thins this study to 3 of 4 arms" in out
+    assert not (desk / "vqseg-store").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["epsilon-swep"], "unknown study 'epsilon-swep' (did you mean 'epsilon-sweep'?)"),
+        (["./none.yaml"], "./none.yaml: no such study file"),
+        (["mini.yaml", "--arms", "qmp"], "did you mean 'qpm'?"),
+        (["mini.yaml", "--seeds", "x"], "--seeds 'x': expected numbers"),
+        (["mini.yaml", "--add-seeds", "x"], "--add-seeds 'x': expected numbers"),
+        (["mini.yaml", "--preset", "smok"], "did you mean 'smoke'?"),
+        (["mini.yaml", "--set", "train.stepz=1"], "did you mean 'steps'"),
+        (["mini.yaml", "--split", "labeled-1"], "labelled-1"),
+        (["mini.yaml", "--storage", "sqlite:///x.db"], "SQLite hands one cell to two workers"),
+        (["mini.yaml", "--retry", "all"], "--retry all: expected 'failed'"),
+        (["mini.yaml", "--keep", "first"], "--keep first: expected one of last, best, all, none"),
+        (["mini.yaml", "--device", "tpu"], "--device tpu: expected cpu, cuda or auto"),
+    ],
+)
+def test_what_is_wrong_is_one_line_before_anything_starts(vqseg, desk, phantom_root, options, message):
+    code, _, err = vqseg("study", "run", *options, "--data", phantom_root)
+    assert code == 2 and err.startswith("vqseg: error: ") and err.count("\n") == 1 and message in err
+    assert not (desk / "vqseg-store" / "studies").exists() or not list((desk / "vqseg-store").glob("studies/*/*.json"))
+
+
+def test_status_and_logs_of_a_study_that_is_not_there(vqseg):
+    for command in ("status", "logs"):
+        code, _, err = vqseg("study", command, "nope")
+        assert code == 2 and err.startswith("vqseg: error: ") and err.count("\n") == 1
+
+
+def test_status_and_logs_show_cells_and_what_workers_said(vqseg, desk, phantom_root, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    folder, record = prepared(desk, phantom_root)
+    standing.note_failure(folder, record["cells"][0], "ValueError: [no] such thing")
+    (folder.path / "logs").mkdir()
+    (folder.path / "logs" / "worker-0.log").write_text("one\ntwo\nthree\n")
+    code, out, _ = vqseg("study", "status", "mini")
+    assert code == 0 and "ValueError: [no] such thing" in out and "qpm eps=0.7, seed 0" in out and "new" in out
+    code, out, _ = vqseg("study", "logs", "mini", "--lines", 2)
+    assert code == 0 and "two\nthree" in out and "one" not in out
+
+
+def test_evaluate_scores_a_part_once_and_counts_repeats(vqseg, desk, phantom_root, monkeypatch):
+    folder, record = prepared(desk, phantom_root, arms=("none",))
+    code, _, err = vqseg("study", "evaluate", "mini", "--split", "test", "--device", "cpu")
+    assert code == 2 and "no cell is finished" in err
+    cell = record["cells"][0]
+    run = experiment.run(plan_cell(record, folder.store, cell), name=cell["name"])
+    code, _, err = vqseg("study", "evaluate", "mini", "--split", "nowhere", "--protocol", "all")
+    assert code == 2 and "part 'nowhere' is not in split" in err
+
+    def repeats():
+        return [one["repeat"] for one in run.status()["evaluations"] if one["part"] == "test"]
+
+    for options, expected, said in (
+        ([], [0], "1 cells scored on test"),
+        ([], [0], "0 cells scored on test, 1 had been before"),
+        (["--again"], [0, 1], "1 cells scored"),
+        (["--protocol", "all"], [0, 1, 2], "1 cells scored"),
+        (["--protocol", "all"], [0, 1, 2], "1 had been before"),
+    ):
+        code, out, _ = vqseg("study", "evaluate", "mini", "--split", "test", "--device", "cpu", *options)
+        assert code == 0 and repeats() == expected and said in out, (options, out)
+    assert set(pd.read_parquet(run.path / "rows.parquet")["part"]) == {"val", "test"}
+    monkeypatch.delenv("VQSEG_NO_MIRROR")
+    monkeypatch.setattr("vqseg.records.sync.sync", _away)
+    code, _, err = vqseg("study", "evaluate", "mini", "--split", "test", "--device", "cpu")
+    assert code == 0 and err.startswith("vqseg: warning: ") and "http://away" in err and err.count("\n") == 1
+
+
+def _away(*_, **__):
+    raise InputError("http://away: not reachable")
+
+
+# One worker, in this process
+
+
+@pytest.fixture
+def worker(desk, phantom_root, monkeypatch):
+    """Run the worker's loop here, over a study of one cell; returns what it ended with, and the study."""
+    from vqseg.study import worker as module
+
+    folder, record = prepared(desk, phantom_root, arms=("none",))
+    Queue(folder.path, folder.name).fill(record["cells"], {}, set())
+
+    def work(parent=None):
+        words = ["--store", str(folder.store), "--study", folder.name, "--parent", str(parent or module.os.getppid())]
+        monkeypatch.setattr(sys, "argv", ["worker", *words])
+        monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+        try:
+            return module.main()
+        except SystemExit as end:
+            return end.code
+
+    return work, folder, record, module
+
+
+def test_a_worker_whose_parent_is_gone_before_it_looked_does_nothing(worker):
+    work, folder, record, _ = worker
+    assert work(parent=2**22 + 1) == 0
+    assert set(standing.states(folder, record).values()) == {"new"}
+
+
+def test_a_cell_whose_code_or_settings_changed_since_is_left_out(worker):
+    work, folder, record, _ = worker
+    write(folder, {**record, "base_config": {**record["base_config"], "augment": {"flip_probability": 0.25}}})
+    assert work() == 0
+    queue = Queue(folder.path, folder.name)
+    assert queue.open_cells() == (0, 0) and queue.completed() == [] and not (folder.store / "runs").exists()
+
+
+def test_a_full_disk_ends_the_worker_and_fails_no_cell(worker, monkeypatch):
+    work, folder, record, module = worker
+    monkeypatch.setattr(module, "run", _full)
+    assert work() == errno.ENOSPC
+    assert set(standing.states(folder, record).values()) == {"new"}
+    assert Queue(folder.path, folder.name).open_cells() == (1, 0)
+
+
+def _full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_run_that_another_process_holds_is_waited_for(worker, monkeypatch):
+    work, folder, record, module = worker
+    run = RunFolder(folder.store, record["cells"][0]["identity"])
+    run.create({}, {"state": "running", "step": 0, "steps": 4})
+    lock, slept = run.lock(), []
+    lock.__enter__()
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            lock.__exit__(None, None, None)
+            (run.path / "status.json").unlink()
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    assert work() == 0 and len(slept) == 3
+    assert set(standing.states(folder, record).values()) == {"finished"}
+
+
+def test_a_study_folder_reads_as_what_was_written(desk, phantom_root):
+    folder, record = prepared(desk, phantom_root)
+    assert StudyFolder(folder.store, folder.name).read() == record == read_json(folder.path / "study.json")
