@@ -20,6 +20,8 @@ ALLOWED = {
     "train": LEAVES | {"streams", "codebook", "config", "dataset", "optimizer", "step"},
     "report": LEAVES | {"records", "report", "metrics", "evaluate", "manifest", "protocols"},
     "records": LEAVES | {"records", "evaluate", "manifest", "metrics", "protocols", "identity", "overlays"},
+    "study": LEAVES
+    | {"study", "experiment", "plan", "train", "records", "config", "manifest", "identity", "parts", "assets"},
     "methods": LEAVES | {"methods", "network", "losses", "codebook", "dataset", "step", "teacher", "streams"},
     "quantizers": LEAVES | {"quantizers", "codebook"},
     "perturbations": LEAVES | {"perturbations", "codebook", "replacement"},

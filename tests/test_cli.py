@@ -117,3 +117,35 @@ def test_a_damaged_mask_is_named_before_training(tmp_path, phantom_root, tiny):
     assert result.returncode == 2
     assert victim.name in result.stderr
     assert not (tmp_path / "vqseg-store" / "runs").exists()
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_resumes(tmp_path, phantom_root, tiny):
+    import signal
+    import time
+
+    sets = [
+        word for override in (*tiny, "train.steps=4000", "train.validate_steps=4000") for word in ("--set", override)
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "vqseg",
+        "train",
+        "--data",
+        phantom_root,
+        "--preset",
+        "smoke",
+        "--no-mirror",
+        *sets,
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("checkpoint.pt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command resumes" in said
+    (path,) = (tmp_path / "vqseg-store" / "runs").iterdir()
+    assert RunFolder(tmp_path / "vqseg-store", path.name).state() == "interrupted"

@@ -14,7 +14,7 @@ from vqseg.records.run import RunFolder
 from vqseg.study import standing
 from vqseg.study.cells import Request, StudyFolder, plan_cell, prepare, write
 from vqseg.study.definition import parse_seeds, read_definition, select
-from vqseg.study.forecast import forecast
+from vqseg.cli.forecast import forecast
 from vqseg.study.queue import Queue
 
 STUDY = """

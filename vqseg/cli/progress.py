@@ -1,5 +1,6 @@
 """Progress: bars on a terminal, plain lines elsewhere."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,27 @@ LINE_SECONDS = 20.0
 def _bars() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), refresh_per_second=2)
+
+
+@contextmanager
+def stopping() -> Iterator[list[int]]:
+    """Yield a list that holds a signal's number once the user (Ctrl-C) or the system asks to stop.
+
+    A run then ends at its next step with a checkpoint; asked a second time, it ends at once.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -36,14 +36,21 @@ def train(
 ) -> None:
     """Train one run; started again, it resumes, and a finished one is left as it is."""
     from vqseg import config, experiment
-    from vqseg.cli.progress import run_bar
+    from vqseg.cli.progress import run_bar, stopping
+    from vqseg.train import Interrupted
 
     extra = [f"seed={seed}", *([f"train.steps={steps}"] if steps else [])]
     settings = config.load_config(preset or ("cpu" if data else "smoke"), [*(set_ or []), *extra])
     plan = experiment.plan(settings, root=data_or_phantom(data, store), split=split, store=store)
     label = name or f"{plan.parts['method'].name} {plan.parts['perturbation'].name}, seed {seed}"
-    with run_bar(label, plan.steps) as advance:
-        folder = experiment.run(plan, name=label, device=device, keep=keep, on_progress=advance)
+    with run_bar(label, plan.steps) as advance, stopping() as stop:
+        try:
+            folder = experiment.run(
+                plan, name=label, device=device, keep=keep, on_progress=advance, should_stop=lambda: bool(stop)
+            )
+        except Interrupted as error:
+            typer.echo(f"vqseg: {label}: {error}", err=True)
+            raise typer.Exit(130) from None
     _show(folder.path, "val", experiment.scored(folder))
     if mirror:
         from vqseg.cli.studies import complete_mirror
