@@ -25,5 +25,5 @@ def data_or_phantom(data: Path | None, store: Path) -> Path:
 
     root = store / "data" / "phantom"
     typer.echo(f"no --data: using the phantom in {root} (synthetic; everything made from it says so)")
-    phantom.prepare(root)
+    phantom.prepare(root, labelled="3")
     return root

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
 from vqseg.report import style
 from vqseg.report.measures import MEASURES
@@ -72,8 +71,8 @@ def _panel(axes: Axes, table: pd.DataFrame, families: list[str], x: str, metric:
         if len(shown):
             axes.set_xlim(shown.min() / 1.7, shown.max() * 1.7)
         axes.xaxis.set_major_formatter("{x:g}")
-        # Less than about a decade holds one power of ten or none: label ticks between them too.
-        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.7)))
+        # A range of less than a decade may hold no power of ten: label 2 and 5 between them too.
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     elif x == "knob":
         axes.set_xlim(0, 1.04)
 
