@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from vqseg import cli, experiment
+from vqseg.cli.forecast import forecast
 from vqseg.config import load_config
 from vqseg.errors import InputError
 from vqseg.files import read_json, write_yaml
@@ -14,7 +15,6 @@ from vqseg.records.run import RunFolder
 from vqseg.study import standing
 from vqseg.study.cells import Request, StudyFolder, plan_cell, prepare, write
 from vqseg.study.definition import parse_seeds, read_definition, select
-from vqseg.cli.forecast import forecast
 from vqseg.study.queue import Queue
 
 STUDY = """

@@ -57,8 +57,8 @@ def run(request: Request, settings: Settings, *, dry_run: bool) -> dict[str, Any
     Raises:
         typer.Exit: with code 1 where cells failed or are not finished, 130 where it was stopped.
     """
-    from vqseg.cli.progress import study_bars
     from vqseg.cli import forecast
+    from vqseg.cli.progress import study_bars
     from vqseg.study import cells, runner
 
     check(settings)

@@ -32,7 +32,7 @@ class Settings:
 
     workers: int = 1
     device: str = "cpu"
-    keep: str = "last"
+    keep: str = "all"
     storage: str | None = None
     tracking: str | None = None
     retry_failed: bool = False
