@@ -50,13 +50,14 @@ format: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vqseg needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
 	@echo "== making $(VENV) (torch: $(TORCH)); once, a few minutes"
-	@$(PYTHON) -m venv $(if $(filter present,$(TORCH)),--system-site-packages) $(VENV)
+	@$(PYTHON) -m venv --clear $(if $(filter present,$(TORCH)),--system-site-packages) $(VENV)
 ifeq ($(TORCH),present)
 	@$(BIN)/python -c 'import torch; print("using torch", torch.__version__)' || { echo "TORCH=present: this Python has no torch"; exit 2; }
 	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
 else
 	@cp constraints.txt $(VENV)/constraints.txt
-	@$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch numpy
+	@$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX) torch,torch numpy)
+	@$(if $(TORCH_INDEX),$(PIP) -c constraints.txt torch numpy)
 	@$(BIN)/python -c 'import sys, torch; want, have = "$(TORCH)", "cu" + (torch.version.cuda or "").replace(".", ""); sys.exit(want != "cpu" and want != have and f"TORCH={want}: the index holds a build for {have}; give TORCH_INDEX=URL as PyTorch documents it")'
 endif
 	@$(PIP) -c $(VENV)/constraints.txt -e '.[dev]'

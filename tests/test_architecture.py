@@ -12,7 +12,7 @@ LEAVES = {"assets", "errors", "files"}
 ALLOWED = {
     "metrics": LEAVES,
     "losses": LEAVES,
-    "augment": LEAVES | {"config"},
+    "augment": LEAVES | {"config", "upload"},
     "network": LEAVES | {"codebook", "encoder", "decoder", "quantizers", "perturbations"},
     "encoder": LEAVES,
     "decoder": {"encoder"},

@@ -256,7 +256,7 @@ def test_a_dry_run_writes_nothing(vqseg, desk, phantom_root):
         (["mini.yaml", "--storage", "sqlite:///x.db"], "SQLite hands one cell to two workers"),
         (["mini.yaml", "--retry", "all"], "--retry all: expected 'failed'"),
         (["mini.yaml", "--keep", "first"], "--keep first: expected one of last, best, all, none"),
-        (["mini.yaml", "--device", "tpu"], "--device tpu: expected cpu, cuda or auto"),
+        (["mini.yaml", "--device", "tpu"], "--device tpu: expected auto or one of what torch can see: cpu"),
     ],
 )
 def test_what_is_wrong_is_one_line_before_anything_starts(vqseg, desk, phantom_root, options, message):

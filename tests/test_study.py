@@ -33,6 +33,7 @@ arms:
 FAILING = """  - {family: hot, set: {optimizer: {name: sgd, lr: 1e30}}}
   - {family: bad, set: {perturbation: {name: qpm, rate: 1.5}}}
 """
+STEPS = 60  # enough for a signal to arrive before the end
 PATIENCE_SECONDS = 120.0
 
 
@@ -136,7 +137,7 @@ def assert_whole_and_equal(desk, other):
 @pytest.fixture(scope="module")
 def whole(phantom_root, tiny, tmp_path_factory):
     """A study of four good cells and two arms that fail, run undisturbed by two workers, mirrored."""
-    desk = Desk(tmp_path_factory.mktemp("whole"), phantom_root, tiny, STUDY + FAILING, steps=12)
+    desk = Desk(tmp_path_factory.mktemp("whole"), phantom_root, tiny, STUDY + FAILING, steps=STEPS)
     desk.code, desk.said = desk.run(mirror=True)
     return desk
 
@@ -145,7 +146,7 @@ def test_two_workers_run_every_cell_once_and_mlflow_shows_them(whole):
     rows = {row["name"]: row for row in whole.rows()}
     finished = {name: row for name, row in rows.items() if row["state"] == "finished"}
     assert list(finished) == [f"{arm}, seed {seed}" for seed in (0, 1) for arm in ("none", "qpm eps=0.5")], whole.said
-    assert {row["step"] for row in finished.values()} == {12}
+    assert {row["step"] for row in finished.values()} == {STEPS}
     queue = Queue(whole.study.path, whole.study.name)
     assert sorted(queue.completed()) == sorted(row["identity"] for row in finished.values())
     assert unsynced(whole.store) == []
@@ -173,7 +174,7 @@ def test_run_again_does_nothing_twice(whole, monkeypatch):
 
 
 def test_stopped_and_killed_it_equals_an_undisturbed_one(whole, phantom_root, tiny, tmp_path):
-    desk, rng = Desk(tmp_path, phantom_root, tiny, STUDY, steps=12), random.Random(0)
+    desk, rng = Desk(tmp_path, phantom_root, tiny, STUDY, steps=STEPS), random.Random(0)
     parent = desk.start()
     until(lambda: desk.steps() > 2, "the first steps")
     workers = workers_of(parent)
@@ -195,7 +196,7 @@ def test_stopped_and_killed_it_equals_an_undisturbed_one(whole, phantom_root, ti
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_number(phantom_root, tiny, tmp_path):
     study = STUDY.replace("[0, 1]", "[0, 1, 2]")
-    undisturbed, desk = (Desk(tmp_path / name, phantom_root, tiny, study, steps=60) for name in ("calm", "rough"))
+    undisturbed, desk = (Desk(tmp_path / name, phantom_root, tiny, study, steps=STEPS) for name in ("calm", "rough"))
     seed = int(os.environ.get("VQSEG_TEST_SEED", "0"))
     rng, killed, parent = random.Random(seed), [], desk.start()
     while len(killed) < 10:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqseg.config import Augment
+from vqseg.upload import upload
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def draw_geometry(settings: Augment, count: int, generator: torch.Generator) -> 
 
 def apply_geometry(theta: Tensor, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Warp images (bilinear) and masks (nearest); what comes from outside is 0 and background."""
-    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    grid = F.affine_grid(upload(theta, images.device), list(images.shape), align_corners=False)
     warped = F.grid_sample(images, grid, align_corners=False)
     if masks is None:
         return warped, None
@@ -81,15 +82,15 @@ def apply_intensity(drawn: Intensity, images: Tensor) -> Tensor:
     """Change the intensities of images (B, C, H, W), clamped to 0-1."""
     shape = (-1, 1, 1, 1)
     device = images.device
-    images = images * drawn.brightness.to(device).view(shape)
+    images = images * upload(drawn.brightness, device).view(shape)
     mean = images.mean((1, 2, 3), keepdim=True)
-    images = (images - mean) * drawn.contrast.to(device).view(shape) + mean
+    images = (images - mean) * upload(drawn.contrast, device).view(shape) + mean
     if bool(drawn.blur.any()):
         images = _blur(images, drawn.blur)
     if bool(drawn.noise.any()):
         generator = torch.Generator(device=device).manual_seed(drawn.noise_seed)
         noise = torch.randn(images.shape, generator=generator, device=device, dtype=images.dtype)
-        images = images + noise * drawn.noise.to(device).view(shape)
+        images = images + noise * upload(drawn.noise, device).view(shape)
     return images.clamp(0, 1)
 
 
@@ -116,7 +117,8 @@ def _blur(images: Tensor, sigma: Tensor) -> Tensor:
     radius = max(math.ceil(2.5 * float(sigma.max())), 1)
     offset = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offset / sigma.clamp_min(1e-3)[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0).to(images.device, images.dtype)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    kernel = upload(kernel.to(images.dtype), images.device)
     flat = images.reshape(1, count * channels, *images.shape[-2:])
     flat = F.pad(flat, (radius, radius, 0, 0), mode="replicate")
     flat = F.conv2d(flat, kernel[:, None, None, :], groups=count * channels)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from yaml import YAMLError
 
 from vqseg import assets
 from vqseg.errors import InputError, nearest
@@ -152,7 +153,10 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise InputError(f"--set {text!r}: expected KEY=VALUE, for example train.steps=1000")
-        parsed[key.strip()] = parse_yaml(value) if value else None
+        try:
+            parsed[key.strip()] = parse_yaml(value) if value else None
+        except YAMLError:
+            raise InputError(f"--set {text!r}: the value is not readable as YAML") from None
     return parsed
 
 

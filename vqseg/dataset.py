@@ -25,7 +25,9 @@ from vqseg.augment import (
 )
 from vqseg.config import Augment
 from vqseg.files import digest, replacing
+from vqseg.identity import module_hash
 from vqseg.manifest import Manifest, Scan, read_image, read_mask
+from vqseg.upload import upload
 
 # Share of the free memory that a store may take before it stays on disk, memory-mapped.
 MEMORY_SHARE = 0.5
@@ -100,8 +102,8 @@ class TensorStore:
 
     def _take(self, source: Tensor | np.ndarray, rows: np.ndarray) -> Tensor:
         if isinstance(source, np.ndarray):
-            return torch.from_numpy(source[rows]).to(self.device)
-        return source[torch.from_numpy(rows).to(self.device)]
+            return upload(torch.from_numpy(source[rows]), self.device)
+        return source[upload(torch.from_numpy(rows), self.device)]
 
 
 def open_store(
@@ -116,7 +118,7 @@ def open_store(
 ) -> TensorStore:
     """Open the store of ``scans``, made once below ``cache`` (memory-mappable .npy files, written atomically)."""
     content = [[scan.image_sha256, scan.mask_sha256 if masks else None] for scan in scans]
-    folder = cache / digest([content, size_px, manifest.channels, 1])
+    folder = cache / digest([content, size_px, manifest.channels, module_hash(__name__)])
     _make(folder / "images.npy", lambda scan: (to_input(read_image(root, scan), size_px) * 255).round().byte(), scans)
     if masks:
         _make(folder / "masks.npy", lambda scan: mask_to_input(read_mask(root, scan), size_px), scans)
@@ -184,7 +186,7 @@ class Batches:
         weak, _ = apply_geometry(draw_geometry(self.augment, count, generator), images, None)
         strong = apply_intensity(draw_intensity(self.augment, count, generator), weak)
         drawn = draw_cutmix(self.augment, count, (height, width), generator)
-        mix = CutMix(drawn.box.to(images.device), drawn.partner.to(images.device))
+        mix = CutMix(upload(drawn.box, images.device), upload(drawn.partner, images.device))
         return Unlabelled(weak, mix.mix(strong), mix)
 
 

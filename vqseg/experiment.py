@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from vqseg.build import build_method, build_network
 from vqseg.config import from_tree
 from vqseg.dataset import Batches, open_store
 from vqseg.errors import InputError
@@ -19,8 +20,6 @@ from vqseg.manifest import scans_of
 from vqseg.plan import (
     CHOICES,
     Plan,
-    build_method,
-    build_network,
     first_status,
     plan,
     recorded_config,
@@ -30,7 +29,7 @@ from vqseg.protocols import applicable_protocols
 from vqseg.provenance import BITWISE, describe, pick_device, pick_precision
 from vqseg.records.run import MetricsFile, RunFolder, now
 from vqseg.scoring import score_part, write_weights
-from vqseg.train import Diverged, Interrupted, Trainer, peak_memory_mb
+from vqseg.train import Diverged, Interrupted, Trainer, forget_peak_memory, peak_memory_mb
 from vqseg.validation import Validation
 
 __all__ = ["CHOICES", "Plan", "build_method", "build_network", "evaluate", "plan", "resolve_choices", "run", "scored"]
@@ -64,6 +63,8 @@ def run(
     target = pick_device(device)
     _require_data(plan)
     with folder.lock():
+        if folder.exists() and folder.status()["state"] == "finished":
+            return folder  # by another process, while this one waited
         try:
             _train_and_score(plan, folder, name, target, keep, should_stop, on_progress)
         except Interrupted:
@@ -94,9 +95,11 @@ def _train_and_score(
     trainer = _trainer(plan, folder, method, device, str(provenance["precision"]))
     trainer.should_stop = should_stop
     trainer.on_progress = lambda step: on_progress(step, plan.steps)
-    resumed = trainer.resume()
-    if resumed:
+    forget_peak_memory(device)
+    if trainer.resume():
         _mark_resume(folder, provenance)
+    else:
+        folder.update(provenance=provenance)
     metrics = MetricsFile(folder.path / "metrics.csv", trainer.step)
 
     def log(values: dict[str, float], step: int) -> None:
@@ -161,6 +164,8 @@ def evaluate(
         if found != status[what]["digest"]:
             raise InputError(f"{place}: {what} {found}, but the run was trained on {status[what]['digest']}")
     target = pick_device(device)
+    if planned.split.parts.get(part):
+        require_sound(place, planned.manifest, planned.split, parts=(part,), read_masks_of=(part,))
     if protocols == ["all"]:
         protocols = applicable_protocols(scans_of(planned.manifest, planned.split, part))[0]
     with folder.lock():

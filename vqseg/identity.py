@@ -18,6 +18,7 @@ from vqseg.files import digest
 # What every run computes with, whatever parts it names.
 CORE = (
     "vqseg.augment",
+    "vqseg.build",
     "vqseg.codebook",
     "vqseg.dataset",
     "vqseg.decoder",
@@ -30,6 +31,7 @@ CORE = (
     "vqseg.streams",
     "vqseg.teacher",
     "vqseg.train",
+    "vqseg.upload",
     "vqseg.validation",
 )
 SCORING = ("vqseg.evaluate", "vqseg.metrics", "vqseg.protocols")

@@ -70,8 +70,10 @@ class SegmentationNetwork(nn.Module):
         return image
 
     def codes(self) -> Tensor:
-        """Return the codebook (V, D)."""
-        codes: Tensor = self.quantizer.codes()  # type: ignore[operator]
+        """Return the codebook (V, D), in full precision also under autocast."""
+        device = next(self.quantizer.buffers(), next(self.quantizer.parameters())).device
+        with torch.autocast(device.type, enabled=False):
+            codes: Tensor = self.quantizer.codes()  # type: ignore[operator]
         return codes
 
     def forward(self, images: Tensor) -> Output:

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vqseg import streams
 from vqseg.config import Config, identity_leaves
 from vqseg.errors import InputError
 from vqseg.identity import code_hashes, identity, scoring_hash
 from vqseg.manifest import Manifest, Split, read_manifest, read_split, scans_of
-from vqseg.network import SegmentationNetwork
 from vqseg.parts import Part, resolve
 from vqseg.records.run import RunFolder
-from vqseg.step import Setup
 
 CHOICES = ("network.encoder", "network.quantizer", "network.decoder", "perturbation", "method", "optimizer")
 
@@ -77,35 +72,6 @@ def resolve_choices(config: Config) -> dict[str, Part]:
         InputError: an unknown name or option, or a value of the wrong type.
     """
     return {key: resolve(key.rpartition(".")[2], _at(config, key)) for key in CHOICES}
-
-
-def build_network(plan: Plan, device: torch.device) -> SegmentationNetwork:
-    """Build the student, every parameter drawn from the stream of its own path.
-
-    Raises:
-        InputError: an option's value does not do.
-    """
-    config, parts = plan.config, plan.parts
-    channels, classes, norm = plan.manifest.channels, len(plan.manifest.classes), config.network.norm
-    encoder = _built(parts["network.encoder"], channels, norm)
-    decoder, dims = parts["network.decoder"], encoder.dims
-    segment = _built(decoder, dims, classes, norm, config.network.skips)
-    dual = parts["method"].options.get("dual_branch", False)
-    image = _built(decoder, dims, channels, norm, False) if dual else None
-    network = SegmentationNetwork(encoder, _built(parts["network.quantizer"], dims[-1]), segment, image)
-    streams.initialize(network, config.seed)
-    if config.train.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.to(device)
-
-
-def build_method(plan: Plan, device: torch.device) -> Any:
-    """Build the method around a fresh student."""
-    config = plan.config
-    separate = config.network.statistics == "separate"
-    setup = Setup(config.seed, config.train.teacher_decay, separate)
-    perturbation = _built(plan.parts["perturbation"])
-    return _built(plan.parts["method"], build_network(plan, device), perturbation, setup).to(device)
 
 
 def _check_sizes(config: Config, parts: dict[str, Part]) -> None:
@@ -171,12 +137,3 @@ def _at(config: Config, key: str) -> Any:
     for name in key.split("."):
         node = getattr(node, name)
     return node
-
-
-def _built(part: Part, *supplied: Any) -> Any:
-    try:
-        return part.build(*supplied)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{part.family} {part.name!r}: {error}") from None

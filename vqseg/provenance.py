@@ -22,8 +22,10 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
-        raise InputError(f"--device {name}: expected cpu, cuda or auto, and for cuda a card that torch can see")
+    known = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    known += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if name not in known:
+        raise InputError(f"--device {name}: expected auto or one of what torch can see: {', '.join(known)}")
     return torch.device(name)
 
 
@@ -35,7 +37,7 @@ def pick_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if native_bf16_cpu() else "fp32"
 
 

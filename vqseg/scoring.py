@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vqseg.dataset import to_input
@@ -40,7 +40,7 @@ def write_weights(folder: RunFolder, networks: Networks, keep: str = "all") -> N
             path.unlink(missing_ok=True)
         elif not path.is_file() or keep == "all":
             with replacing(path) as temporary:
-                save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
+                temporary.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in state.items()}))
 
 
 def score_part(

@@ -58,7 +58,9 @@ def perturb(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the perturbed tokens (B, N, C) and what to log of the change."""
     codes = codes.detach()
-    perturbed = perturbation.apply(quantized, codes, perturbation.draw(quantized, codes, generator))
+    # Full precision also under autocast: differences of distances are what pi is made of.
+    with torch.autocast(codes.device.type, enabled=False):
+        perturbed = perturbation.apply(quantized, codes, perturbation.draw(quantized, codes, generator))
     moved, spread = energies(quantized.tokens, perturbed)
     return perturbed, {
         "perturbation/moved": moved,
@@ -87,5 +89,6 @@ class CodebookWeights:
             "commitment": self.codebook * self.commitment * losses["commitment"],
         }
         if self.usage > 0:
-            terms["usage"] = self.usage * usage_loss(tokens, student.codes())
+            with torch.autocast(tokens.device.type, enabled=False):
+                terms["usage"] = self.usage * usage_loss(tokens, student.codes())
         return terms

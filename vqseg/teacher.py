@@ -28,7 +28,8 @@ def follow(teacher: nn.Module, student: nn.Module, step: int, decay: float) -> N
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), weight)
     pairs = list(zip(teacher.buffers(), student.buffers(), strict=True))
     moving = [(kept, current) for kept, current in pairs if kept.is_floating_point()]
-    torch._foreach_lerp_([kept for kept, _ in moving], [current for _, current in moving], weight)
+    if moving:
+        torch._foreach_lerp_([kept for kept, _ in moving], [current for _, current in moving], weight)
     for kept, current in pairs:
         if not kept.is_floating_point():
             kept.copy_(current)

@@ -4,6 +4,7 @@ Checkpoints hold the student, the teacher, the optimizer, the best weights so fa
 streams are functions of (seed, purpose, step), so a resumed run equals an uninterrupted one bit for bit on CPU.
 """
 
+import io
 import math
 import resource
 import time
@@ -46,7 +47,7 @@ class Interrupted(Exception):
     """The run was asked to stop; a checkpoint was written."""
 
 
-class Diverged(Exception):
+class Diverged(ArithmeticError):
     """The loss is no number any more."""
 
 
@@ -150,8 +151,11 @@ class Trainer:
                 raise Interrupted(f"stopped at step {self.step} of {settings.steps}; the same command resumes")
             rate = self._one_step()
             if self._due(settings.flush_steps):
-                self.seconds += time.perf_counter() - since
-                self._flush(rate, (self.step - since_step) / max(time.perf_counter() - since, 1e-9))
+                # The flush waits for the device: only after it has the time of these steps passed.
+                values = self.meter.flush()
+                elapsed = time.perf_counter() - since
+                self.seconds += elapsed
+                self._record(values, rate, (self.step - since_step) / max(elapsed, 1e-9))
                 since, since_step = time.perf_counter(), self.step
             if self._due(settings.validate_steps):
                 self.seconds += time.perf_counter() - since
@@ -183,8 +187,7 @@ class Trainer:
         self.step += 1
         return rate
 
-    def _flush(self, rate: float, steps_per_second: float) -> None:
-        values = self.meter.flush()
+    def _record(self, values: dict[str, float], rate: float, steps_per_second: float) -> None:
         if not math.isfinite(values.get("loss/total", 0.0)):
             total = values["loss/total"]
             raise Diverged(f"the loss is {total} around step {self.step}; lower the learning rate or clip")
@@ -214,8 +217,11 @@ class Trainer:
             "meter": self.meter.state(),
             "streams": {"seed": self.seed, "step": self.step, "purposes": list(streams.PURPOSES)},
         }
+        # Through memory: on a full disk a plain file raises an OSError that says so, torch's own writer does not.
+        memory = io.BytesIO()
+        torch.save(state, memory)
         with replacing(self.checkpoint) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(memory.getbuffer())
 
     def resume(self) -> bool:
         """Take up the checkpoint if there is one.
@@ -247,6 +253,12 @@ def peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Start the count of `peak_memory_mb` anew on a card; on a CPU it stays that of the whole process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> str:

@@ -41,6 +41,8 @@ def main() -> None:
         app()
     except InputError as error:
         _fail(str(error), 2)
+    except ArithmeticError as error:  # `vqseg.train.Diverged`, without importing torch for it
+        _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("stopped; the same command resumes", 130)
     except OSError as error:

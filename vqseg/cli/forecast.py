@@ -19,7 +19,7 @@ def forecast(folder: StudyFolder, record: dict[str, Any], workers: int, *, retry
     todo = sum(count for state, count in counts.items() if state not in settled)
     root = Path(record["data"]["root"])
     split = read_split(root, read_manifest(root), record["split"]["name"])
-    patients, seeds = len(split.parts["val"]), len(record["seeds"])
+    patients, seeds = len(split.parts.get("val", [])), len(record["seeds"])
     lines = [
         f"study {record['name']}: {len(by_identity)} cells; "
         + ", ".join(f"{count} {_word(state)}" for state, count in counts.items()),

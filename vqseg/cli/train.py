@@ -24,7 +24,7 @@ def train(
     data: Data = None,
     split: SplitName = None,
     preset: Preset = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random stream.")] = 0,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream; default 0.")] = None,
     set_: Sets = None,
     steps: Steps = None,
     device: Device = "auto",
@@ -39,10 +39,11 @@ def train(
     from vqseg.cli.progress import run_bar, stopping
     from vqseg.train import Interrupted
 
-    extra = [f"seed={seed}", *([f"train.steps={steps}"] if steps else [])]
+    extra = [f"seed={seed}"] if seed is not None else []
+    extra += [f"train.steps={steps}"] if steps else []
     settings = config.load_config(preset or ("cpu" if data else "smoke"), [*(set_ or []), *extra])
     plan = experiment.plan(settings, root=data_or_phantom(data, store), split=split, store=store)
-    label = name or f"{plan.parts['method'].name} {plan.parts['perturbation'].name}, seed {seed}"
+    label = name or f"{plan.parts['method'].name} {plan.parts['perturbation'].name}, seed {settings.seed}"
     with run_bar(label, plan.steps) as advance, stopping() as stop:
         try:
             folder = experiment.run(
