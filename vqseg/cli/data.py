@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vqseg.cli.options import Json
+
 if TYPE_CHECKING:
     from vqseg.importers.writer import Imported
     from vqseg.inspection import PartReport, Report
@@ -95,7 +97,7 @@ def split(
 def check(
     root: Root,
     split: Annotated[str | None, typer.Option(help="Split to check; default: the data's default one.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Report counts, classes, spacing, leakage and damage; exit 2 if anything makes the split unusable."""
     from vqseg import inspection

@@ -1,16 +1,13 @@
 """``vqseg doctor``: versions, devices, weights, disk and store, and what is wrong."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
+
+from vqseg.cli.options import DEFAULT_STORE, Json, Store
 
 
 def doctor(
-    store: Annotated[Path, typer.Option(envvar="VQSEG_STORE", help="Folder that holds runs and studies.")] = Path(
-        "vqseg-store"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
 ) -> None:
     """Say what is installed, what this machine can do, and what is wrong; exit 2 if something is broken."""
     import json

@@ -1,5 +1,8 @@
 """Options that several commands share."""
 
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +17,18 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting:
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead of the preset's.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")]
 Keep = Annotated[str, typer.Option("--keep", help="Weights to keep: last or best (the teacher's), all, or none.")]
-Tracking = Annotated[str | None, typer.Option("--tracking", help="MLflow address; default: a file in the store.")]
+Tracking = Annotated[
+    str | None,
+    typer.Option("--tracking", help="MLflow address; default: MLFLOW_TRACKING_URI, else a file in the store."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def command(store: Path = DEFAULT_STORE) -> tuple[str, str]:
+    """Return how to call vqseg from this shell, and the option that leads to ``store``: what a hint should print."""
+    called = Path(sys.argv[0])
+    outside = called.name == "vqseg" and called.is_file() and shutil.which("vqseg") is None
+    return os.path.relpath(called) if outside else "vqseg", "" if store == DEFAULT_STORE else f" --store {store}"
 
 
 def data_or_phantom(data: Path | None, store: Path) -> Path:

@@ -7,18 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vqseg.cli.options import DEFAULT_STORE, Json, Store, Tracking
+
 if TYPE_CHECKING:
     from vqseg.records.run import RunFolder
     from vqseg.records.transfer import Outcome
 
 app = typer.Typer(help="What a store holds, and its MLflow mirror.", no_args_is_help=True)
-
-Store = Annotated[Path, typer.Option(envvar="VQSEG_STORE", help="Folder that holds runs and studies.")]
-Tracking = Annotated[
-    str | None, typer.Option(help="Tracking address; default: MLFLOW_TRACKING_URI, else the store's own.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-DEFAULT_STORE = Path("vqseg-store")
 
 
 @app.command("list")

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from vqseg.cli.options import DEFAULT_STORE, Store
+
 NameArgument = Annotated[
     str, typer.Argument(help="A report, a study's full name or definition; 'list' shows them all.")
 ]
-Store = Annotated[Path, typer.Option(envvar="VQSEG_STORE", help="Folder that holds runs, studies and reports.")]
 Data = Annotated[str | None, typer.Option(help="Only studies on this data set (its name or folder).")]
 SplitName = Annotated[
     str | None, typer.Option("--split", help="Only studies on this split; val, test or devtest mean --part.")
@@ -24,7 +25,7 @@ AllowMixed = Annotated[bool, typer.Option("--allow-mixed", help="Tabulate runs t
 
 def report(
     name: NameArgument,
-    store: Store = Path("vqseg-store"),
+    store: Store = DEFAULT_STORE,
     data: Data = None,
     split: SplitName = None,
     part: Part = None,

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from vqseg.cli.options import DEFAULT_STORE
+from vqseg.cli.options import command
 from vqseg.errors import InputError
 from vqseg.study.cells import Request
 from vqseg.study.runner import Settings
@@ -80,8 +80,8 @@ def run(request: Request, settings: Settings, *, dry_run: bool) -> dict[str, Any
     counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
     typer.echo(f"{folder.name}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
     complete_mirror(request.store, settings.tracking)
-    place = "" if request.store == DEFAULT_STORE else f" --store {request.store}"
-    typer.echo(f"next: vqseg report {folder.name}{place}    vqseg ui{place}")
+    name, place = command(request.store)
+    typer.echo(f"next: {name} report {folder.name}{place}    {name} ui{place}")
     left = len(states) - counts.get("finished", 0) - counts.get("failed", 0)
     if left:
         typer.echo(f"{left} cells are not finished; the same command goes on", err=True)
@@ -171,6 +171,6 @@ def demo(root: Path, store: Path, preset: str, workers: int, device: str) -> Non
     if part:
         evaluate(store, record["name"], part, None, False, device, None)
     report(name=record["name"], store=store)
-    place = "" if store == DEFAULT_STORE else f" --store {store}"
+    name, place = command(store)
     typer.echo(f"\ntables and figures: {store / 'reports' / record['name']} (index.html is the page)")
-    typer.echo(f"all runs in the browser: vqseg ui{place}")
+    typer.echo(f"all runs in the browser: {name} ui{place}")

@@ -15,16 +15,16 @@ from typing import Annotated
 
 import typer
 
+from vqseg.cli.options import DEFAULT_STORE, Store, Tracking
+
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
 
 
 def ui(
-    store: Annotated[Path, typer.Option(envvar="VQSEG_STORE", help="Folder that holds runs and studies.")] = Path(
-        "vqseg-store"
-    ),
+    store: Store = DEFAULT_STORE,
     port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; default: 5000, or a free one.")] = None,
-    tracking: Annotated[str | None, typer.Option(help="Tracking address; default: the store's own.")] = None,
+    tracking: Tracking = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
 ) -> None:
     """Complete the MLflow mirror, serve its UI on this machine, and keep it up to date until Ctrl-C."""
