@@ -237,6 +237,15 @@ def test_metrics_arrive_once_while_a_run_grows(store):
     assert [point.step for point in history] == list(range(25, 601, 25))
 
 
+def test_a_smaller_score_replaces_a_larger_one(sweep):
+    sync.sync(sweep)
+    fabricate_results(RunFolder(sweep, "bbbb"), 0.66)
+    sync.sync(sweep)
+    runs = mirrored(sweep)
+    assert runs["bbbb"].data.metrics["devtest/dice_teacher"] == pytest.approx(0.66)
+    assert runs["study:sweep"].data.metrics["devtest/dice_teacher mean/qpm eps 0.7"] == pytest.approx(0.68)
+
+
 def test_interrupted_push_is_completed_without_doubles(sweep, monkeypatch):
     from vqseg.records.tracking import Tracking, TrackingAway
 

@@ -4,6 +4,7 @@ Every record is compared with its `mirror.json` first, so a pass over a store wh
 """
 
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -143,7 +144,11 @@ def _push_changes(tracking: "Tracking", run_id: str, entry: dict[str, Any], view
     points = [point for point in view.points if point[1] > steps.get(point[0], -1)]
     steps |= {name: step for name, step, _, _ in points}
     last = view.ended or view.started
-    points += [(name, view.step, value, last) for name, value in view.totals.items() if totals.get(name) != value]
+    for name, value in view.totals.items():
+        if totals.get(name) != value:
+            # MLflow shows the point of the highest (step, time, value): at equal times the larger would hide the newer.
+            steps[name] = max(view.step, steps.get(name, 0))
+            points.append((name, steps[name], value, time.time_ns() // 1_000_000 if name in totals else last))
     if points or not entry.get("params"):
         tracking.log(run_id, points=points, params=None if entry.get("params") else view.params)
     if view.dataset and not entry.get("dataset"):
