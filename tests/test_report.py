@@ -477,3 +477,24 @@ def test_a_reference_without_scores_still_renders(tmp_path):
     assert report.sections[0].tables[0].rows[0].cells[0].text == "0/1"
     assert any("No effects" in words for words in report.sections[0].paragraphs)
     assert content.missing_words(selection)[0].startswith("none, seed 0: missing")
+
+
+def test_a_cell_that_failed_before_its_run_began_says_why(tmp_path):
+    made = study(tmp_path, {"none": 84.0, "qpm eps=0.7": 86.0}, seeds=1)
+    gone = first(made, "none")
+    shutil.rmtree(tmp_path / "runs" / gone)
+    write_json(tmp_path / "studies" / made["name"] / "study.json", made)
+    write_json(tmp_path / "studies" / made["name"] / "errors" / f"{gone}.json", {"cell": "none", "error": "bad rate"})
+    selection = chosen(tmp_path, index.find_study(tmp_path, made["name"]))
+    assert content.missing_words(selection) == [f"none, seed 0: failed: bad rate ({gone})"]
+    from vqseg.records import views
+
+    note = views.study_view(tmp_path, made).tags["mlflow.note.content"]
+    assert "1 finished, 1 failed of 2 cells" in note
+
+
+def test_runs_of_two_precisions_do_not_share_a_table(tmp_path):
+    made = study(tmp_path, {"none": 84.0, "qpm eps=0.7": 86.0}, seeds=1)
+    alter(tmp_path, first(made, "none"), provenance={"precision": "bf16"})
+    with pytest.raises(InputError, match="precision"):
+        chosen(tmp_path, made)

@@ -1,6 +1,7 @@
 """Reads many run folders and studies into tidy tables; what reports see of a store.
 
     STORE/studies/FULLNAME/study.json     the study: question, arms, cells (arm, seed, identity)
+    STORE/studies/FULLNAME/errors/        why cells failed (`vqseg.study.standing`)
     STORE/runs/IDENTITY/                  see `vqseg.records.run`
     STORE/index/runs.parquet              cache of what `frame` read, safe to delete
 
@@ -65,6 +66,12 @@ def find_study(store: Path, name: str | None, *, data: str | None = None, split:
     if found:
         return next((study for study in found if tabulable(store, study)), found[0])
     raise InputError(_nothing(store, name, known, data, split))
+
+
+def failures(store: Path, study: dict[str, Any]) -> dict[str, str]:
+    """Return identity -> error of the cells that the study saw fail, those among them whose run never began."""
+    notes = sorted((store / "studies" / study["name"] / "errors").glob("*.json"))
+    return {note.stem: str(read_json(note)["error"]) for note in notes}
 
 
 def frame(store: Path, identities: list[str]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqseg.errors import InputError
 from vqseg.files import digest
-from vqseg.records import mirror, views
+from vqseg.records import index, mirror, views
 from vqseg.records.mirror import Ledger, View
 from vqseg.records.run import STATUS, RunFolder
 
@@ -186,4 +186,4 @@ def study_mark(store: Path, study: dict[str, Any]) -> str:
     for run in (RunFolder(store, cell["identity"]) for cell in study["cells"]):
         files = [mirror.stamp(run.path / name) for name in (STATUS, "rows.parquet")]
         marks.append([run.state() if run.exists() else "waiting", *files])
-    return digest([mirror.VERSION, mirror.stamp(study["folder"] / "study.json"), marks])
+    return digest([mirror.VERSION, mirror.stamp(study["folder"] / "study.json"), marks, index.failures(store, study)])

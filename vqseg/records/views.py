@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg.files import digest, write_text
-from vqseg.records import exhibits
+from vqseg.records import exhibits, index
 from vqseg.records.mirror import (
     Artifact,
     Dataset,
@@ -97,11 +97,11 @@ def _run_tags(
     return {key: str(value)[:5000] for key, value in tags.items() if value not in (None, "")}
 
 
-def cell_of(store: Path, cell: dict[str, Any]) -> Cell:
-    """Return what the study's table needs of one cell."""
+def cell_of(store: Path, cell: dict[str, Any], failures: dict[str, str]) -> Cell:
+    """Return what the study's table needs of one cell; ``failures`` names those that failed before their run began."""
     run = RunFolder(store, cell["identity"])
     if not run.exists():
-        return Cell(cell["arm"], "waiting")
+        return Cell(cell["arm"], "failed" if run.identity in failures else "waiting")
     status, state = run.status(), run.state()
     teacher = ((status.get("validation") or {}).get("last") or {}).get("teacher")
     found = {part: value for part, value in exhibits.scores(run.path).items() if part != "val"}
@@ -112,7 +112,8 @@ def cell_of(store: Path, cell: dict[str, Any]) -> Cell:
 
 def study_view(store: Path, study: dict[str, Any]) -> View:
     """Return what MLflow shows of a study: the question, a live table, arm means and standard deviations over seeds."""
-    cells = [cell_of(store, cell) for cell in study["cells"]]
+    failures = index.failures(store, study)
+    cells = [cell_of(store, cell, failures) for cell in study["cells"]]
     header, body, totals = _table(list(dict.fromkeys(cell.arm for cell in cells)), cells)
     counts = {state: count for state in STATES if (count := sum(cell.state == state for cell in cells))}
     progress = ", ".join(f"{count} {state}" for state, count in counts.items()) + f" of {len(cells)} cells"

@@ -63,11 +63,8 @@ def _page(report: Report, selection: Selection, out: Path, banners: list[str]) -
     )
     runs = [
         {
-            "arm": cell["arm"],
-            "seed": cell["seed"],
-            "state": cell["state"],
-            "identity": cell["identity"],
-            "link": Path(os.path.relpath(selection.store / "runs" / cell["identity"], out)).as_posix(),
+            **{key: cell[key] for key in ("arm", "seed", "state", "identity")},
+            "link": _link(selection, str(cell["identity"]), out),
         }
         for cell in selection.cells.to_dict("records")
     ]
@@ -79,6 +76,12 @@ def _page(report: Report, selection: Selection, out: Path, banners: list[str]) -
         environment=environment(selection),
         phantom=selection.phantom,
     )
+
+
+def _link(selection: Selection, identity: str, out: Path) -> str | None:
+    """Return the way from the page to a run, None for a run that never began."""
+    folder = selection.store / "runs" / identity
+    return Path(os.path.relpath(folder, out)).as_posix() if folder.is_dir() else None
 
 
 def _markdown(report: Report, selection: Selection, banners: list[str]) -> str:

@@ -25,8 +25,9 @@ AGREE = {
     "labels": "labels",
     "preset": "preset",
     "scoring": "scoring code",
+    "provenance.precision": "precision",
 }
-DECLARES = {"steps": "train.steps", "labels": "data.labels"}
+DECLARES = {"steps": "train.steps", "labels": "data.labels", "provenance.precision": "train.precision"}
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,10 @@ def _cells(store: Path, study: dict[str, Any]) -> pd.DataFrame:
         ]
     )
     runs = index.frame(store, list(cells["identity"]))
-    return cells.merge(runs.drop(columns=["name", "seed"], errors="ignore"), on="identity", how="left")
+    cells = cells.merge(runs.drop(columns=["name", "seed"], errors="ignore"), on="identity", how="left")
+    for identity, error in index.failures(store, study).items():  # no run tells of a cell that failed before it began
+        cells.loc[(cells["identity"] == identity) & (cells["state"] == "missing"), ["state", "error"]] = "failed", error
+    return cells
 
 
 def _joined(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
