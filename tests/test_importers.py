@@ -480,7 +480,7 @@ def test_sixteen_bits_are_mapped_by_range_or_window(tmp_path: Path) -> None:
 def test_isic_names_need_a_pattern_or_a_table(tmp_path: Path) -> None:
     names = {"train-label": ["ISIC_0001", "ISIC_0002"], "train-unlabel": ["ISIC_0003"], "val": ["ISIC_0004"]}
     source = pictures(tmp_path / "s", names, color=True)
-    with pytest.raises(InputError, match=r"all 4 images are of one patient, 'ISIC'; .*--pattern"):
+    with pytest.raises(InputError, match=r"every part is a single patient, such as 'ISIC'; .*--pattern"):
         folder.prepare(source, tmp_path / "out")
     manifest = folder.prepare(source, tmp_path / "out", pattern=r"(?P<patient>.+)").manifest
     assert len(manifest.patients) == 4

@@ -74,7 +74,7 @@ def prepare(
     if classes and (len(classes) < 2 or len(set(classes)) < len(classes)):
         raise InputError(f"--classes {','.join(classes)}: expected two or more different names, background first")
     items = _items(source, names.reader(patients, pattern))
-    _one_part_each(items, source)
+    _one_part_each(items, source, guessed=pattern is None and patients is None)
     parts = _parts(items, source, val)
     channels, files = _channels(items), [path for item in items for path in (item.image, item.mask) if path]
     binary, named = _classes(items, classes)
@@ -134,11 +134,12 @@ def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _one_part_each(items: list[_Item], source: Path) -> None:
-    patients = {item.patient for item in items}
-    if len(patients) == 1 and len(items) > 1:
+def _one_part_each(items: list[_Item], source: Path, *, guessed: bool) -> None:
+    found = {(item.part, item.patient) for item in items}
+    numbered = any(item.slice is not None for item in items)
+    if guessed and not numbered and len(found) == len({part for part, _ in found}) < len(items):
         raise InputError(
-            f"{source}: by its names all {len(items)} images are of one patient, {items[0].patient!r};"
+            f"{source}: by its names every part is a single patient, such as {items[0].patient!r};"
             r" say how names are read with --pattern, such as '(?P<patient>.+)', or give --patients CSV"
         )
     part_of: dict[str, _Item] = {}

@@ -106,7 +106,8 @@ def replacement_information(table: Replacement, rate: ArrayLike) -> np.ndarray:
     eps = np.atleast_1d(np.asarray(rate, dtype=float))
     after = (1 - eps)[:, None] * table.prior + eps[:, None] * table.received
     given = _binary_entropy(eps) + eps * table.row_entropy
-    return (_entropy(after) - given) / _entropy(table.prior[None])
+    with np.errstate(divide="ignore", invalid="ignore"):  # a single used code carries no information: NaN, not drawn
+        return (_entropy(after) - given) / _entropy(table.prior[None])
 
 
 def uniform_information(size: int, rate: ArrayLike) -> np.ndarray:
