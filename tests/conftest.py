@@ -1,6 +1,7 @@
 """Shared: one torch thread, a tiny phantom per session, and a config small enough for seconds."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -22,6 +23,9 @@ TINY = (
     "method.warmup_steps=3",
     "method.ramp_steps=3",
 )
+
+# A shell starts background jobs with SIGINT ignored, and every child inherits that: no test could press Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
