@@ -34,7 +34,7 @@ FAILING = """  - {family: hot, set: {optimizer: {name: sgd, lr: 1e30}}}
   - {family: bad, set: {perturbation: {name: qpm, rate: 1.5}}}
 """
 STEPS = 60  # enough for a signal to arrive before the end
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 
 
 class Desk:
@@ -196,7 +196,7 @@ def test_stopped_and_killed_it_equals_an_undisturbed_one(whole, phantom_root, ti
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_number(phantom_root, tiny, tmp_path):
     study = STUDY.replace("[0, 1]", "[0, 1, 2]")
-    undisturbed, desk = (Desk(tmp_path / name, phantom_root, tiny, study, steps=10 * STEPS) for name in ("calm", "rough"))
+    undisturbed, desk = (Desk(tmp_path / name, phantom_root, tiny, study, steps=5 * STEPS) for name in ("calm", "rough"))
     seed = int(os.environ.get("VQSEG_TEST_SEED", "0"))
     rng, killed, parent = random.Random(seed), [], desk.start()
     while len(killed) < 10:
