@@ -1,6 +1,7 @@
 """``vqseg study`` as a person types it; cells are run in this process where it matters that they are."""
 
 import errno
+import shutil
 import sys
 
 import pandas as pd
@@ -13,7 +14,7 @@ from vqseg.errors import InputError
 from vqseg.files import read_json, write_yaml
 from vqseg.records.run import RunFolder
 from vqseg.study import standing
-from vqseg.study.cells import Request, StudyFolder, plan_cell, prepare, write
+from vqseg.study.cells import Request, StudyFolder, cell_config, plan_cell, prepare, write
 from vqseg.study.definition import parse_seeds, read_definition, select
 from vqseg.study.queue import Queue
 
@@ -256,6 +257,13 @@ def test_a_dry_run_writes_nothing(vqseg, desk, phantom_root):
         (["mini.yaml", "--storage", "sqlite:///x.db"], "SQLite hands one cell to two workers"),
         (["mini.yaml", "--retry", "all"], "--retry all: expected 'failed'"),
         (["mini.yaml", "--keep", "first"], "--keep first: expected one of last, best, all, none"),
+        (["mini.yaml", "--name", "../../escaped"], "--name '../../escaped': expected letters"),
+        (["mini.yaml", "--name", ""], "--name '': expected letters"),
+        (["mini.yaml", "--steps", "3", "--set", "train.steps=4"], "--steps and --set train.steps"),
+        (["mini.yaml", "--set", "optimizer.lr=-1"], "optimizer.lr"),
+        (["mini.yaml", "--set", "augment.scale_range=[1.1, 0.9]"], "expected the lower bound first"),
+        (["mini.yaml", "--tracking", "foo://x"], "tracking address 'foo://x': expected http"),
+        (["mini.yaml", "--tracking", "sqlite:////proc/x.db"], "no file can be written in /proc"),
         (["mini.yaml", "--device", "tpu"], "--device tpu: expected auto or one of what torch can see: cpu"),
     ],
 )
@@ -385,3 +393,53 @@ def test_a_run_that_another_process_holds_is_waited_for(worker, monkeypatch):
 def test_a_study_folder_reads_as_what_was_written(desk, phantom_root):
     folder, record = prepared(desk, phantom_root)
     assert StudyFolder(folder.store, folder.name).read() == record == read_json(folder.path / "study.json")
+
+
+# What the user sets
+
+
+def configs(desk, root, *overrides, study="mini.yaml", **options):
+    request = Request(study, desk / "vqseg-store", root, overrides=overrides, **options)
+    record = prepare(request)[1]
+    return {cell["name"]: cell_config(record, cell).plain() for cell in record["cells"]}
+
+
+def test_an_option_holds_in_every_arm_whose_part_has_it(desk, phantom_root):
+    found = configs(desk, phantom_root, "perturbation.temperature=5", study="epsilon-sweep", preset="smoke")
+    assert found["qpm eps=0.7, seed 0"]["perturbation"] == {"name": "qpm", "rate": 0.7, "temperature": 5}
+    assert "temperature" not in found["channel-dropout p=0.7, seed 0"]["perturbation"]
+
+
+@pytest.mark.parametrize("override", ["perturbation.rate=0.2", "perturbation={name: qpm}", "perturbation.temprature=5"])
+def test_an_option_that_no_arm_takes_is_refused(desk, phantom_root, override):
+    with pytest.raises(InputError, match=f"--set {override.partition('=')[0]}: no arm of study"):
+        configs(desk, phantom_root, override, study="epsilon-sweep", preset="smoke")
+
+
+def test_the_supervised_form_keeps_the_options_that_both_methods_have(desk, phantom_root):
+    options = {"study": "epsilon-sweep", "preset": "cpu", "arms": ("none",), "seeds": "0", "supervised": True}
+    method = configs(desk, phantom_root, **options)["none, seed 0"]["method"]
+    assert method["name"] == "supervised" and method["usage_weight"] == 0.1 and "warmup_steps" not in method
+    set_ = configs(desk, phantom_root, "method.usage_weight=0.3", **options)["none, seed 0"]["method"]
+    assert set_["usage_weight"] == 0.3
+    with pytest.raises(InputError, match=r"--set method.confidence: no arm"):
+        configs(desk, phantom_root, "method.confidence=0.9", **options)
+
+
+def test_an_impossible_arm_stops_the_study_before_it_starts(vqseg, desk, phantom_root):
+    bad = "  - {family: bad, set: {perturbation: {name: qpm, rate: 1.5}}}\nsupervised:"
+    (desk / "bad.yaml").write_text((desk / "mini.yaml").read_text().replace("supervised:", bad))
+    for options in ([], ["--dry-run"]):
+        code, _, err = vqseg("study", "run", "./bad.yaml", "--data", phantom_root, "--arms", "bad", *options)
+        assert code == 2 and "arm 'bad': perturbation 'qpm': rate must lie in [0, 1]" in err
+    assert not list((desk / "vqseg-store").glob("studies/*/*.json"))
+
+
+def test_damaged_data_stop_the_study_before_it_starts(vqseg, desk, phantom_root, tmp_path):
+    root = tmp_path / "damaged"
+    shutil.copytree(phantom_root, root)
+    next(iter(sorted((root / "masks").iterdir()))).unlink()
+    (root / "masks").rename(root / "elsewhere")
+    code, _, err = vqseg("study", "run", "mini.yaml", "--data", root)
+    assert code == 2 and err.count("\n") == 1 and "mask" in err
+    assert not list((desk / "vqseg-store").glob("studies/*/*.json"))

@@ -11,7 +11,7 @@ from vqseg.errors import InputError
 from vqseg.evaluate import COLUMNS
 from vqseg.manifest import read_manifest, read_split, scans_of, write_array
 from vqseg.records.run import RunFolder
-from vqseg.train import Diverged, Interrupted
+from vqseg.train import PROCESS, Diverged, Interrupted, Meter, forget_peak_memory, peak_memory_mb
 
 TIMED = ("speed/", "memory/")
 
@@ -241,3 +241,46 @@ def test_a_run_that_was_killed_is_seen(phantom_root, tiny, tmp_path):
         assert folder.state() == "running" and folder.locked()
         with pytest.raises(InputError, match="another process"), folder.lock():
             pass
+
+
+def test_weights_are_scored_only_by_the_code_that_trained_them(whole, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(whole.store, store)
+    folder = RunFolder(store, whole.identity)
+    folder.update(code={**folder.status()["code"], "vqseg.decoder": "0" * 16})
+    with pytest.raises(InputError, match=r"vqseg.decoder changed since it was trained \(commit .*train it again"):
+        experiment.evaluate(folder, part="test")
+
+
+def test_truncated_weights_are_named(whole, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(whole.store, store)
+    folder = RunFolder(store, whole.identity)
+    path = folder.path / "weights" / "last-teacher.safetensors"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError, match=r"last-teacher.safetensors: not readable .*restore the file"):
+        experiment.evaluate(folder, part="test")
+
+
+def test_the_usage_window_does_not_depend_on_the_flushes():
+    def last_window(flush_every):
+        meter, said = Meter(4, torch.device("cpu")), {}
+        for step in range(1, 13):
+            meter.add({}, torch.randint(4, (10,), generator=torch.Generator().manual_seed(step)))
+            if step % flush_every == 0:
+                said |= meter.flush()
+        return said
+
+    assert last_window(1) == last_window(12) and last_window(1)["codebook/tokens"] == 40
+
+
+@pytest.mark.skipif(not PROCESS.is_dir(), reason="Linux counts per process")
+def test_peak_memory_is_the_run_s_own():
+    device = torch.device("cpu")
+    forget_peak_memory(device)
+    before = peak_memory_mb(device)
+    block = torch.ones(2**26)  # 256 MiB
+    assert peak_memory_mb(device) > before + 200
+    del block
+    forget_peak_memory(device)
+    assert peak_memory_mb(device) < before + 100

@@ -406,7 +406,7 @@ def test_follower_lives_as_long_as_its_parent(store):
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not (run.path / "mirror.json").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     fabricate_metrics(run, STEPS)

@@ -31,7 +31,6 @@ arms:
   - {family: qpm, symbol: eps, knob: perturbation.rate, values: [0.5], set: {perturbation: {name: qpm}}}
 """
 FAILING = """  - {family: hot, set: {optimizer: {name: sgd, lr: 1e30}}}
-  - {family: bad, set: {perturbation: {name: qpm, rate: 1.5}}}
 """
 STEPS = 60  # enough for a signal to arrive before the end
 PATIENCE_SECONDS = 300.0
@@ -136,7 +135,7 @@ def assert_whole_and_equal(desk, other):
 
 @pytest.fixture(scope="module")
 def whole(phantom_root, tiny, tmp_path_factory):
-    """A study of four good cells and two arms that fail, run undisturbed by two workers, mirrored."""
+    """A study of four good cells and an arm that fails, run undisturbed by two workers, mirrored."""
     desk = Desk(tmp_path_factory.mktemp("whole"), phantom_root, tiny, STUDY + FAILING, steps=STEPS)
     desk.code, desk.said = desk.run(mirror=True)
     return desk
@@ -151,16 +150,16 @@ def test_two_workers_run_every_cell_once_and_mlflow_shows_them(whole):
     assert sorted(queue.completed()) == sorted(row["identity"] for row in finished.values())
     assert unsynced(whole.store) == []
     logs = "".join(path.read_text() for path in (whole.study.path / "logs").glob("*.log"))
-    assert logs.count(": starts") == 8 and logs.count(": finished") == 4
+    assert logs.count(": starts") == 6 and logs.count(": finished") == 4
 
 
 def test_a_failing_cell_is_a_row_and_the_study_goes_on(whole):
     assert whole.code == 1
-    assert "4 finished, 4 failed" in whole.said or "4 failed, 4 finished" in whole.said
+    assert "4 finished, 2 failed" in whole.said or "2 failed, 4 finished" in whole.said
     assert "study status mini-phantom-tiny' says why, '--retry failed' tries them again" in whole.said
     errors = {row["name"]: row["error"] for row in whole.rows() if row["state"] == "failed"}
-    assert set(errors) == {f"{arm}, seed {seed}" for seed in (0, 1) for arm in ("hot", "bad")}
-    assert "loss is" in errors["hot, seed 0"] and "rate must lie in" in errors["bad, seed 1"]
+    assert set(errors) == {f"{arm}, seed {seed}" for seed in (0, 1) for arm in ("hot",)}
+    assert "loss is" in errors["hot, seed 0"]
 
 
 def test_run_again_does_nothing_twice(whole, monkeypatch):
@@ -196,7 +195,8 @@ def test_stopped_and_killed_it_equals_an_undisturbed_one(whole, phantom_root, ti
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_number(phantom_root, tiny, tmp_path):
     study = STUDY.replace("[0, 1]", "[0, 1, 2]")
-    undisturbed, desk = (Desk(tmp_path / name, phantom_root, tiny, study, steps=5 * STEPS) for name in ("calm", "rough"))
+    steps = 5 * STEPS
+    undisturbed, desk = (Desk(tmp_path / name, phantom_root, tiny, study, steps) for name in ("calm", "rough"))
     seed = int(os.environ.get("VQSEG_TEST_SEED", "0"))
     rng, killed, parent = random.Random(seed), [], desk.start()
     while len(killed) < 10:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from vqseg import streams
 from vqseg.errors import InputError
@@ -10,6 +11,20 @@ from vqseg.network import SegmentationNetwork
 from vqseg.parts import Part
 from vqseg.plan import Plan
 from vqseg.step import Setup
+
+
+def check_parts(plan: Plan) -> None:
+    """Build every part alone and without memory: a value out of its range is known before anything starts.
+
+    Raises:
+        InputError: names the part and the value.
+    """
+    parts = plan.parts
+    with torch.device("meta"):
+        dims = _built(parts["network.encoder"], plan.manifest.channels, plan.config.network.norm).dims
+        _built(parts["network.quantizer"], dims[-1])
+    _built(parts["perturbation"])
+    _built(parts["optimizer"], {"head": [nn.Parameter(torch.zeros(1))]})
 
 
 def build_network(plan: Plan, device: torch.device) -> SegmentationNetwork:

@@ -17,10 +17,8 @@ from yaml import YAMLError
 from vqseg import assets
 from vqseg.errors import InputError, nearest
 from vqseg.files import parse_yaml, read_yaml
+from vqseg.ranges import Count, Positive, Range, Share, Steps, Weight
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0)]
 WATCHING = {"identity": False}
 
 
@@ -74,12 +72,12 @@ class Augment(_Section):
     flip_probability: Share = 0.5
     rotate90_probability: Share = 0.0
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 20.0
-    scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.9, 1.1)
+    scale_range: Range = (0.9, 1.1)
     brightness: Weight = 0.5
     contrast: Share = 0.5
     jitter_probability: Share = 0.8
     blur_probability: Share = 0.5
-    blur_sigma_px: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.1, 2.0)
+    blur_sigma_px: Range = (0.1, 2.0)
     noise_sigma: Weight = 0.0
     noise_probability: Share = 0.0
     cutmix_probability: Share = 0.5
@@ -90,7 +88,7 @@ class Schedule(_Section):
     """Learning rate: ``(1 - step/steps) ** power``; power 0 keeps it constant."""
 
     power: Weight = 0.9
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Steps = 0
 
 
 class Train(_Section):
@@ -102,7 +100,7 @@ class Train(_Section):
     teacher_decay: Share = 0.99
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     channels_last: bool = True
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_norm: Positive | None = None
     validate_steps: Count = 500
     flush_steps: Annotated[Count, Field(json_schema_extra=WATCHING)] = 50
     checkpoint_steps: Annotated[Count, Field(json_schema_extra=WATCHING)] = 500
@@ -143,7 +141,8 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping of settings")
     tree.setdefault("preset", path.stem)
-    return from_tree(with_overrides(tree, parse_overrides(overrides)), str(path))
+    changes = parse_overrides(overrides)
+    return from_tree(with_overrides(tree, changes), f"{path} with --set {', '.join(changes)}" if changes else str(path))
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
@@ -158,6 +157,18 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
         except YAMLError:
             raise InputError(f"--set {text!r}: the value is not readable as YAML") from None
     return parsed
+
+
+def with_steps(overrides: Iterable[str], steps: int | None) -> list[str]:
+    """Return the overrides with ``--steps`` among them.
+
+    Raises:
+        InputError: ``--set train.steps`` says something too.
+    """
+    given = list(overrides)
+    if steps and any(text.partition("=")[0].strip() == "train.steps" for text in given):
+        raise InputError("--steps and --set train.steps: both are given; leave one out")
+    return [*given, *([f"train.steps={steps}"] if steps else [])]
 
 
 def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vqseg.build import build_method, build_network
+from vqseg.build import build_method, build_network, check_parts
 from vqseg.config import from_tree
 from vqseg.dataset import Batches, open_store
 from vqseg.errors import InputError
-from vqseg.identity import scoring_hash
+from vqseg.identity import INFERENCE, scoring_hash
 from vqseg.inspection import require_sound
 from vqseg.manifest import scans_of
 from vqseg.plan import (
@@ -32,7 +32,19 @@ from vqseg.scoring import score_part, write_weights
 from vqseg.train import Diverged, Interrupted, Trainer, forget_peak_memory, peak_memory_mb
 from vqseg.validation import Validation
 
-__all__ = ["CHOICES", "Plan", "build_method", "build_network", "evaluate", "plan", "resolve_choices", "run", "scored"]
+__all__ = [
+    "CHOICES",
+    "Plan",
+    "build_method",
+    "build_network",
+    "check_parts",
+    "evaluate",
+    "plan",
+    "require_data",
+    "resolve_choices",
+    "run",
+    "scored",
+]
 
 KEEP = ("last", "best", "all", "none")
 
@@ -61,7 +73,8 @@ def run(
     if folder.exists() and folder.state() == "finished":
         return folder
     target = pick_device(device)
-    _require_data(plan)
+    check_parts(plan)
+    require_data(plan)
     with folder.lock():
         if folder.exists() and folder.status()["state"] == "finished":
             return folder  # by another process, while this one waited
@@ -151,7 +164,8 @@ def evaluate(
     """Score a finished run's kept weights on ``part`` and record the rows; ``protocols`` may be ``["all"]``.
 
     Raises:
-        InputError: the run is not finished, its data moved or changed, or the part cannot be scored.
+        InputError: the run is not finished, its data moved or changed, the network's code is not what trained it, or
+            the part cannot be scored.
     """
     status = folder.status()
     if folder.state() != "finished":
@@ -163,6 +177,7 @@ def evaluate(
     for what, found in (("data", planned.manifest.digest), ("split", planned.split.digest)):
         if found != status[what]["digest"]:
             raise InputError(f"{place}: {what} {found}, but the run was trained on {status[what]['digest']}")
+    _require_same_network(planned, folder, status)
     target = pick_device(device)
     if planned.split.parts.get(part):
         require_sound(place, planned.manifest, planned.split, parts=(part,), read_masks_of=(part,))
@@ -171,6 +186,18 @@ def evaluate(
     with folder.lock():
         network = build_network(planned, target)
         return score_part(planned, folder, part, target, reuse=network, protocols=protocols, library=library)
+
+
+def _require_same_network(plan: Plan, folder: RunFolder, status: dict[str, Any]) -> None:
+    """Refuse weights that other code would turn into other label maps."""
+    modules = {*INFERENCE, *(part.module for key, part in plan.parts.items() if key.startswith("network."))}
+    changed = sorted(name for name in modules if status["code"].get(name) not in (None, plan.code.get(name)))
+    if changed:
+        commit = str(status["provenance"].get("commit") or "unknown")[:12]
+        raise InputError(
+            f"run {folder.identity}: {', '.join(changed)} changed since it was trained (commit {commit});"
+            " score it with that version of vqseg, or train it again"
+        )
 
 
 def scored(folder: RunFolder) -> pd.DataFrame:
@@ -216,7 +243,12 @@ def _trainer(plan: Plan, folder: RunFolder, method: Any, device: torch.device, p
     )
 
 
-def _require_data(plan: Plan) -> None:
+def require_data(plan: Plan) -> None:
+    """Refuse data that the run would stumble over.
+
+    Raises:
+        InputError: the first problem (`vqseg.inspection.require_sound`).
+    """
     semi = plan.parts["method"].factory.needs_unlabelled
     parts = ("labelled", "unlabelled", "val") if semi else (*plan.labelled_parts, "val")
     if not plan.split.parts.get("unlabelled") and not semi:

@@ -34,7 +34,9 @@ CORE = (
     "vqseg.upload",
     "vqseg.validation",
 )
-SCORING = ("vqseg.evaluate", "vqseg.metrics", "vqseg.protocols")
+SCORING = ("vqseg.evaluate", "vqseg.metrics", "vqseg.protocols", "vqseg.scoring")
+# What stands between weights and a label map, beside the parts that the config names.
+INFERENCE = ("vqseg.codebook", "vqseg.dataset", "vqseg.decoder", "vqseg.encoder", "vqseg.network")
 
 # Code that was rewritten without changing what it computes, with a test that says so: new hash -> the hash it keeps.
 EQUIVALENT: dict[str, str] = {}

@@ -10,19 +10,25 @@ import torch
 from torch import nn
 
 from vqseg.config import Schedule
+from vqseg.ranges import Positive, Share, Weight
 
 Groups = Mapping[str, Iterable[nn.Parameter]]
 
 
 def sgd(
-    groups: Groups, *, lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 1e-4, encoder_factor: float = 1.0
+    groups: Groups,
+    *,
+    lr: Positive = 0.01,
+    momentum: Share = 0.9,
+    weight_decay: Weight = 1e-4,
+    encoder_factor: Weight = 1.0,
 ) -> torch.optim.Optimizer:
     """SGD with momentum."""
     return torch.optim.SGD(_rated(groups, lr, encoder_factor), lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
 def adamw(
-    groups: Groups, *, lr: float = 1e-3, weight_decay: float = 0.01, encoder_factor: float = 1.0
+    groups: Groups, *, lr: Positive = 1e-3, weight_decay: Weight = 0.01, encoder_factor: Weight = 1.0
 ) -> torch.optim.Optimizer:
     """AdamW, fused: one kernel for all parameters."""
     return torch.optim.AdamW(_rated(groups, lr, encoder_factor), lr=lr, weight_decay=weight_decay, fused=True)
@@ -41,6 +47,6 @@ def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, st
     return float(optimizer.param_groups[-1]["lr"])
 
 
-def _rated(groups: Groups, lr: float, encoder_factor: float) -> list[dict[str, object]]:
+def _rated(groups: Groups, lr: float, encoder_factor: Weight) -> list[dict[str, object]]:
     rates = {name: lr * (encoder_factor if name == "encoder" else 1.0) for name in groups}
     return [{"params": list(groups[name]), "lr": rate, "base_lr": rate} for name, rate in rates.items()]

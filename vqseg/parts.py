@@ -59,7 +59,7 @@ def resolve(family: str, choice: Choice) -> Part:
     """
     factory = _factory(family, choice.name)
     known = _options_of(factory)
-    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
     options: dict[str, Any] = {}
     for name, value in choice.options.items():
         if name not in known:

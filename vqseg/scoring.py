@@ -4,11 +4,13 @@ Letters: S slices, h x w tokens per slice, V codes, K classes.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -41,6 +43,13 @@ def write_weights(folder: RunFolder, networks: Networks, keep: str = "all") -> N
         elif not path.is_file() or keep == "all":
             with replacing(path) as temporary:
                 temporary.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in state.items()}))
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: not readable ({error}); restore the file, or train the run again") from None
 
 
 def score_part(
@@ -76,7 +85,7 @@ def score_part(
     found = []
     for path in files:
         checkpoint, network = path.stem.split("-")
-        reuse.load_state_dict(load_file(path))
+        reuse.load_state_dict(_weights(path))
         maps = _label_maps(plan, folder, reuse, scans, part, checkpoint, network, asked, device)
         keys = {"part": part, "checkpoint": checkpoint, "network": network}
         classes = plan.manifest.classes

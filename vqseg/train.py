@@ -9,6 +9,7 @@ import math
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from vqseg.optimizer import set_rate
 from vqseg.step import Step
 
 Log = Callable[[dict[str, float], int], None]
+PROCESS = Path("/proc/self")
 
 
 class Method(Protocol):
@@ -73,6 +75,7 @@ class Meter:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.usage = torch.zeros(num_codes, dtype=torch.int64, device=device)
+        self.window: Tensor | None = None
         self.tokens = 0
 
     def add(self, values: dict[str, Tensor], indices: Tensor) -> None:
@@ -84,30 +87,34 @@ class Meter:
         flat = indices.flatten()
         self.usage.scatter_add_(0, flat, torch.ones_like(flat))
         self.tokens += flat.numel()
+        if self.tokens >= 10 * self.usage.numel():
+            # Cut here and not at a flush: how often the log is written must not change what it says.
+            self.window, self.usage, self.tokens = self.usage, torch.zeros_like(self.usage), 0
 
     def flush(self) -> dict[str, float]:
-        """Return the means since the last flush, in one transfer; usage once its window of 10 V tokens is full."""
+        """Return the means since the last flush, in one transfer; usage over the last full window of 10 V tokens."""
         rows = {name: total / self.counts[name] for name, total in self.sums.items()}
         if "perturbation/moved" in rows:
             moved, spread = rows.pop("perturbation/moved"), rows.pop("perturbation/spread")
             rows["perturbation/distortion"] = moved / spread.clamp_min(1e-12)
-        if self.tokens >= 10 * self.usage.numel():
-            rows |= {f"codebook/{name}": value for name, value in usage(self.usage).items()}
-            self.usage.zero_()
-            self.tokens = 0
+        if self.window is not None:
+            rows |= {f"codebook/{name}": value for name, value in usage(self.window).items()}
+            self.window = None
         self.sums, self.counts = {}, {}
         values = torch.stack([value.double() for value in rows.values()]).tolist() if rows else []
         return dict(zip(rows, values, strict=True))
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"sums": self.sums, "counts": self.counts, "usage": self.usage, "tokens": self.tokens}
+        found = {"sums": self.sums, "counts": self.counts, "usage": self.usage, "tokens": self.tokens}
+        return {**found, "window": self.window}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up a checkpoint's state."""
         self.sums = {name: value.to(self.usage.device) for name, value in state["sums"].items()}
         self.counts, self.tokens = dict(state["counts"]), int(state["tokens"])
         self.usage.copy_(state["usage"])
+        self.window = None if state["window"] is None else state["window"].to(self.usage.device)
 
 
 @dataclass
@@ -252,13 +259,22 @@ def peak_memory_mb(device: torch.device) -> float:
     """Return the most memory that was in use so far, in MiB: allocated on a card, or resident of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if PROCESS.is_dir():
+        line = next(line for line in (PROCESS / "status").read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Start the count of `peak_memory_mb` anew on a card; on a CPU it stays that of the whole process."""
+    """Start the count of `peak_memory_mb` anew, or a worker's later runs would show what its first ones took.
+
+    Outside Linux the count on a CPU stays that of the whole process.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    elif PROCESS.is_dir():
+        with suppress(OSError):  # a hardened kernel may forbid it
+            (PROCESS / "clear_refs").write_text("5")
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> str:

@@ -43,6 +43,10 @@ def main() -> None:
         _fail(str(error), 2)
     except ArithmeticError as error:  # `vqseg.train.Diverged`, without importing torch for it
         _fail(str(error), 1)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        _fail(f"not enough memory: {str(error)[:200]}; choose smaller batches, images or networks", 2)
     except KeyboardInterrupt:
         _fail("stopped; the same command resumes", 130)
     except OSError as error:

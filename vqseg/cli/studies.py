@@ -37,18 +37,21 @@ def known(study: str, preset: str | None) -> None:
     load_config(preset or definition.preset)
 
 
-def check(settings: Settings) -> None:
+def check(store: Path, settings: Settings) -> None:
     """Refuse what would fail every cell alike, before anything starts.
 
     Raises:
-        InputError: an unknown ``--keep`` or device.
+        InputError: an unknown ``--keep``, device or address.
     """
     from vqseg.experiment import KEEP
     from vqseg.provenance import pick_device
+    from vqseg.records.mirror import require_address
 
     if settings.keep not in KEEP:
         raise InputError(f"--keep {settings.keep}: expected one of {', '.join(KEEP)}")
     pick_device(settings.device)
+    if settings.mirror or settings.tracking:
+        require_address(store, settings.tracking)
 
 
 def run(request: Request, settings: Settings, *, dry_run: bool) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def run(request: Request, settings: Settings, *, dry_run: bool) -> dict[str, Any
     from vqseg.cli.progress import study_bars
     from vqseg.study import cells, runner
 
-    check(settings)
+    check(request.store, settings)
     folder, record, said = cells.prepare(request)
     if said:
         typer.echo(said)

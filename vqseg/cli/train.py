@@ -37,11 +37,14 @@ def train(
     """Train one run; started again, it resumes, and a finished one is left as it is."""
     from vqseg import config, experiment
     from vqseg.cli.progress import run_bar, stopping
+    from vqseg.records.mirror import require_address
     from vqseg.train import Interrupted
 
+    if mirror:
+        require_address(store, tracking)
     extra = [f"seed={seed}"] if seed is not None else []
-    extra += [f"train.steps={steps}"] if steps else []
-    settings = config.load_config(preset or ("cpu" if data else "smoke"), [*(set_ or []), *extra])
+    overrides = config.with_steps([*(set_ or []), *extra], steps)
+    settings = config.load_config(preset or ("cpu" if data else "smoke"), overrides)
     plan = experiment.plan(settings, root=data_or_phantom(data, store), split=split, store=store)
     label = name or f"{plan.parts['method'].name} {plan.parts['perturbation'].name}, seed {settings.seed}"
     with run_bar(label, plan.steps) as advance, stopping() as stop:

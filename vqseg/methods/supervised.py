@@ -15,6 +15,7 @@ from torch import nn
 from vqseg.dataset import Batch
 from vqseg.losses import segmentation_loss
 from vqseg.network import SegmentationNetwork, running_statistics_kept
+from vqseg.ranges import Weight
 from vqseg.step import CodebookWeights, Perturbation, Setup, Step, parameter_groups, perturb, perturbation_stream
 from vqseg.teacher import follow, make_teacher
 
@@ -32,10 +33,10 @@ class Supervised(nn.Module):
         *,
         segmentation: Literal["ce", "dice_ce"] = "ce",
         dual_branch: bool = True,
-        reconstruction_weight: float = 1.0,
-        codebook_weight: float = 1.0,
-        commitment: float = 0.25,
-        usage_weight: float = 0.0,
+        reconstruction_weight: Weight = 1.0,
+        codebook_weight: Weight = 1.0,
+        commitment: Weight = 0.25,
+        usage_weight: Weight = 0.0,
     ) -> None:
         super().__init__()
         if dual_branch != (student.image_decoder is not None):

@@ -21,6 +21,7 @@ from vqseg.codebook import Quantized
 from vqseg.dataset import Batch, Labelled, Unlabelled
 from vqseg.losses import pseudo_labels, ramp, segmentation_loss
 from vqseg.network import Encoded, SegmentationNetwork, running_statistics_kept
+from vqseg.ranges import Steps, Weight
 from vqseg.step import CodebookWeights, Perturbation, Setup, Step, parameter_groups, perturb, perturbation_stream
 from vqseg.teacher import follow, make_teacher
 
@@ -37,17 +38,17 @@ class VQSeg(nn.Module):
         setup: Setup,
         *,
         segmentation: Literal["ce", "dice_ce"] = "ce",
-        unlabelled_weight: float = 1.0,
-        perturbed_weight: float = 1.0,
-        strong_weight: float = 1.0,
-        warmup_steps: int = 0,
-        ramp_steps: int = 0,
+        unlabelled_weight: Weight = 1.0,
+        perturbed_weight: Weight = 1.0,
+        strong_weight: Weight = 1.0,
+        warmup_steps: Steps = 0,
+        ramp_steps: Steps = 0,
         confidence: float = 0.0,
         dual_branch: bool = True,
-        reconstruction_weight: float = 1.0,
-        codebook_weight: float = 1.0,
-        commitment: float = 0.25,
-        usage_weight: float = 0.0,
+        reconstruction_weight: Weight = 1.0,
+        codebook_weight: Weight = 1.0,
+        commitment: Weight = 0.25,
+        usage_weight: Weight = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= confidence < 1:

@@ -14,6 +14,7 @@ import csv
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -125,6 +126,27 @@ def resolve_uri(store: Path, tracking: str | None) -> str:
     raise InputError(
         f"tracking address {shown_uri(given)!r}: expected http(s)://HOST:PORT, sqlite:///FILE or postgresql://"
     )
+
+
+def require_address(store: Path, tracking: str | None) -> str:
+    """Return the tracking address unless it can never be reached; a server that is away may come back.
+
+    Raises:
+        InputError: an unknown scheme, or an SQLite file where none can be written.
+    """
+    uri = resolve_uri(store, tracking)
+    database = database_of(uri)
+    if database is None or uri == default_uri(store):
+        return uri
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=database.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"tracking address {uri}: no file can be written in {database.parent} ({error.strerror}); choose another"
+        ) from None
+    return uri
 
 
 def database_of(uri: str) -> Path | None:

@@ -52,7 +52,7 @@ def sync(store: Path, *, tracking: str | None = None, progress: Progress | None 
     Raises:
         InputError: the tracking store is away; the run folders keep everything for the next time.
     """
-    uri = mirror.resolve_uri(store, tracking)
+    uri = mirror.require_address(store, tracking)
     if not mirror.runs_of(store) and not mirror.studies_of(store)[0]:
         return Outcome()
     with writing(store):
@@ -68,7 +68,7 @@ def rebuild(store: Path, *, tracking: str | None = None, progress: Progress | No
     Raises:
         InputError: the tracking store is away, or a process has the store's own database open.
     """
-    uri = mirror.resolve_uri(store, tracking)
+    uri = mirror.require_address(store, tracking)
     with writing(store):
         if uri != mirror.default_uri(store):
             return Pass(store, uri).run(progress=progress, afresh=True)

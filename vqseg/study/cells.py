@@ -6,16 +6,18 @@ STORE/studies/FULLNAME/errors/        why cells failed
 STORE/studies/FULLNAME/logs/          what the workers said
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqseg.config import Config, from_tree, load_config, with_overrides
+from vqseg.config import Choice, Config, from_tree, load_config, parse_overrides, with_overrides, with_steps
 from vqseg.errors import InputError
-from vqseg.experiment import Plan, plan
+from vqseg.experiment import Plan, check_parts, plan, require_data
 from vqseg.files import digest, read_json, write_json
 from vqseg.manifest import read_manifest, read_split
-from vqseg.records.run import now
+from vqseg.parts import resolve
+from vqseg.records.run import RunFolder, now
 from vqseg.study.definition import Arm, Definition, parse_seeds, read_definition, select
 
 
@@ -76,7 +78,7 @@ def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
         arms, seeds = _extended(old, definition, arms, [*old["seeds"], *([] if request.add_seeds else seeds)])
     if request.add_seeds:
         seeds = list(dict.fromkeys([*seeds, *parse_seeds(request.add_seeds, "--add-seeds")]))
-    record = {
+    record: dict[str, Any] = {
         "format": 1,
         "name": folder.name,
         "study": stem,
@@ -94,12 +96,18 @@ def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
         "created": old["created"] if old else now(),
         "base": base,
         "base_config": tree,
+        "overrides": parse_overrides(request.overrides),
+        "fixed": sorted(definition.supervised or {}) if request.supervised else [],
         "seeds": seeds,
         "arms": [arm.model_dump(mode="json") for arm in arms],
         "cells": [],
     }
+    _check_arms(record, request.store, arms)
     record["cells"] = [_cell(record, request.store, arm, seed) for seed in seeds for arm in arms]
     _refuse_twins(record)
+    left = [cell for cell in record["cells"] if not _finished(request.store, cell)]
+    if left:
+        require_data(plan_cell(record, request.store, left[0]))
     return folder, record, said
 
 
@@ -107,10 +115,19 @@ def _base_config(request: Request, stem: str, definition: Definition) -> tuple[s
     """Return the preset's name and the settings that all cells share."""
     if request.supervised and definition.supervised is None:
         raise InputError(f"study {stem!r} has no supervised form; run it without --supervised")
-    steps = (f"train.steps={request.steps}",) if request.steps else ()
-    config = load_config(request.preset or definition.preset, (*request.overrides, *steps))
+    config = load_config(request.preset or definition.preset, with_steps(request.overrides, request.steps))
+    tree = config.plain()
     form = definition.supervised or {} if request.supervised else {}
-    return config.preset, with_overrides(config.plain(), form)
+    return config.preset, with_overrides(tree, {key: _carried(tree, key, value) for key, value in form.items()})
+
+
+def _carried(tree: dict[str, Any], key: str, value: Any) -> Any:
+    """Return the method that the supervised form names with the preset's options that it has too."""
+    if key != "method":
+        return value
+    choice = Choice.model_validate(value)
+    known = resolve("method", choice).options
+    return {"name": choice.name, **{k: v for k, v in tree["method"].items() if k in known}, **choice.options}
 
 
 def _grid(request: Request, definition: Definition, preset: str) -> tuple[list[Arm], list[int], str]:
@@ -155,6 +172,8 @@ def _folder(
     request: Request, stem: str, data: str, preset: str, base: str
 ) -> tuple[StudyFolder, dict[str, Any] | None]:
     """Return the study's folder and its record there; another study of that default name makes it a longer one."""
+    if request.name is not None and not re.fullmatch(r"[\w=-][\w.=-]*", request.name):
+        raise InputError(f"--name {request.name!r}: expected letters, digits, '-', '_', '.' or '='")
     plain = request.name or "-".join([stem, data, preset, *(["supervised"] if request.supervised else [])])
     for name in (plain, f"{plain}-{base[:6]}"):
         folder = StudyFolder(request.store, name)
@@ -179,7 +198,61 @@ def cell_config(record: dict[str, Any], cell: dict[str, Any]) -> Config:
     """Return the config of a cell."""
     arm = next(arm for arm in record["arms"] if arm["label"] == cell["arm"])
     tree = with_overrides(record["base_config"], {**arm["overrides"], "seed": cell["seed"]})
+    again = [key for key, replaced in _taken(record, arm["overrides"], tree).items() if replaced]
+    tree = with_overrides(tree, {key: record["overrides"][key] for key in again})
     return from_tree(tree, f"study {record['name']}, arm {cell['arm']!r}")
+
+
+def _taken(record: dict[str, Any], own: dict[str, Any], tree: dict[str, Any]) -> dict[str, bool]:
+    """Return which of the user's settings hold in an arm, and whether they have to be set again there.
+
+    What the arm or the supervised form sets itself stays theirs. A node that they replace (``perturbation:
+    {name: qpm}``) takes the user's option again if its part has it.
+    """
+    taken, fixed = {}, record.get("fixed", [])
+    for key in record.get("overrides", {}):
+        *path, leaf = key.split(".")
+        parent = ".".join(path)
+        if key in own or key in fixed:
+            continue
+        replaced = parent in own or parent in fixed
+        if replaced:
+            node: Any = tree
+            for name in path:
+                node = node[name]
+            given = Choice.model_validate(own[parent]).options if parent in own else {}
+            if leaf in given or leaf not in resolve(path[-1], Choice.model_validate(node)).options:
+                continue
+        taken[key] = replaced
+    return taken
+
+
+def _check_arms(record: dict[str, Any], store: Path, arms: list[Arm]) -> None:
+    """Refuse an arm whose settings are impossible, and a setting of the user's that no arm takes.
+
+    Raises:
+        InputError: names the arm or the setting.
+    """
+    taken: set[str] = set()
+    for arm in arms:
+        cell = {"arm": arm.label, "seed": record["seeds"][0]}
+        try:
+            check_parts(plan_cell(record, store, cell))
+        except InputError as error:
+            raise InputError(f"study {record['study']}, arm {arm.label!r}: {error}") from None
+        tree = with_overrides(record["base_config"], arm.overrides)
+        taken |= set(_taken(record, arm.overrides, tree))
+    idle = next((key for key in record["overrides"] if key not in taken), None)
+    if idle:
+        raise InputError(
+            f"--set {idle}: no arm of study {record['study']!r} takes it; the arms set it themselves, or their parts"
+            " have no such option ('vqseg study show' lists what arms set)"
+        )
+
+
+def _finished(store: Path, cell: dict[str, Any]) -> bool:
+    run = RunFolder(store, cell["identity"])
+    return run.exists() and run.state() == "finished"
 
 
 def plan_cell(record: dict[str, Any], store: Path, cell: dict[str, Any]) -> Plan:
