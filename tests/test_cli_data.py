@@ -71,7 +71,7 @@ def test_split_writes_says_and_repeats(phantom: Path) -> None:
     assert first.stdout.startswith("wrote ")
     assert "2 labelled, 1 unlabelled, 1 val, 2 test patients (2 labelled patients, drawn with seed 3" in first.stdout
     assert call("split", phantom, "--name", "half", "--labelled", "50%", "--draw", 3).stdout.startswith("unchanged: ")
-    with pytest.raises(InputError, match="exists with other patients"):
+    with pytest.raises(InputError, match="is of other patients or other data"):
         call("split", phantom, "--name", "half", "--labelled", "1")
     result = call(
         "split", phantom, "--name", "anew", "--labelled", "1", "--val", "0.3", "--test", "0.2", "--from", "half"

@@ -264,6 +264,9 @@ def test_a_dry_run_writes_nothing(vqseg, desk, phantom_root):
         (["mini.yaml", "--set", "augment.scale_range=[1.1, 0.9]"], "expected the lower bound first"),
         (["mini.yaml", "--tracking", "foo://x"], "tracking address 'foo://x': expected http"),
         (["mini.yaml", "--tracking", "sqlite:////proc/x.db"], "no file can be written in /proc"),
+        (["mini.yaml", "--seeds", ""], "--seeds '': expected numbers"),
+        (["mini.yaml", "--seeds", "0-9999999"], "expected 1000 at most"),
+        (["mini.yaml", "--arms", "zzz"], "no such arm; known: none, qpm eps=0.5"),
         (["mini.yaml", "--device", "tpu"], "--device tpu: expected auto or one of what torch can see: cpu"),
     ],
 )

@@ -127,7 +127,7 @@ def test_add_writes_once_and_refuses_a_change(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     assert splits.add(tmp_path, name="tenth", labelled="10%", seed=4) == (made, False)
     assert path.stat().st_mtime_ns == before
-    with pytest.raises(InputError, match=r"tenth.json: exists with other patients; choose another name"):
+    with pytest.raises(InputError, match=r"tenth.json: is of other patients or other data; choose another name"):
         splits.add(tmp_path, name="tenth", labelled="3", seed=4)
     with pytest.raises(InputError, match="--name"):
         splits.add(tmp_path, name="../out", labelled="3")

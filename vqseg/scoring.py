@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vqseg.dataset import to_input
-from vqseg.errors import InputError
+from vqseg.errors import InputError, pick
 from vqseg.evaluate import GEOMETRIES, label_map, label_path, merge_rows, save_label_map, score
 from vqseg.files import replacing
 from vqseg.identity import scoring_hash
@@ -73,9 +73,9 @@ def score_part(
     scans = _scans(plan, part)
     able, reasons = applicable_protocols(scans)
     asked = protocols or [name for name in able if _own_geometry(plan, name)]
-    refused = [name for name in asked if name not in able]
+    refused = next((pick(name, PROTOCOLS, "protocol") for name in asked if name not in able), None)
     if refused:
-        raise InputError(f"protocol {refused[0]!r} is not applicable to {part}: {reasons.get(refused[0], 'unknown')}")
+        raise InputError(f"protocol {refused!r} is not applicable to {part}: {reasons[refused]}")
     files = sorted((folder.path / "weights").glob("*.safetensors"))
     if not files:
         raise InputError(f"{folder.path}: no weights were kept (--keep none); train again with --keep last")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vqseg.errors import InputError
+from vqseg.errors import InputError, require_name
 from vqseg.files import read_json
 from vqseg.manifest import Manifest, Split, read_manifest, read_split, write_split
 
@@ -94,7 +94,9 @@ def refuse_change(root: Path, split: Split) -> None:
     """
     path = root / "splits" / f"{split.name}.json"
     if path.exists() and not same_split(root, split):
-        raise InputError(f"{path}: exists with other patients; choose another name, or delete the file")
+        raise InputError(
+            f"{path}: is of other patients or other data; choose another name, or delete the file"
+        )
 
 
 def add(
@@ -115,8 +117,7 @@ def add(
     Raises:
         InputError: the name is taken by other content, or the draw is impossible.
     """
-    if not re.fullmatch(r"[\w.=-]+", name):
-        raise InputError(f"--name {name!r}: expected letters, digits, '-', '_', '.' or '='")
+    require_name(name)
     manifest = read_manifest(root)
     made = draw(manifest, read_split(root, manifest, base), name=name, labelled=labelled, seed=seed, val=val, test=test)
     if same_split(root, made):

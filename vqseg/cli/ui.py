@@ -23,7 +23,9 @@ START_SECONDS = 120.0
 
 def ui(
     store: Store = DEFAULT_STORE,
-    port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; default: 5000, or a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port on 127.0.0.1; default: 5000, or a free one.")
+    ] = None,
     tracking: Tracking = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
 ) -> None:

@@ -12,6 +12,7 @@ Source: script-Yang/VQ-Seg, README and data loader (layout, case id).
 Differs: 8-bit images are kept as they are; 16-bit ones are mapped by each scan's extremes, or a given window.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -81,7 +82,7 @@ def prepare(
     options: dict[str, Any] = {"pattern": pattern, "patients": patients and str(patients.resolve()), "window": window}
     used = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items() if value}
     plan = Plan(
-        name=name or source.resolve().name,
+        name=re.sub(r"[^\w.=-]+", "-", source.resolve().name).lstrip(".") if name is None else name,
         classes=named,
         source={"importer": "folder", "path": str(source.resolve()), **used},
         state=file_state(files, used),

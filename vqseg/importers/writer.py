@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vqseg.errors import InputError
+from vqseg.errors import InputError, require_name
 from vqseg.files import digest, read_json, write_json
 from vqseg.manifest import (
     Manifest,
@@ -84,8 +84,9 @@ def write(out: Path, plan: Plan, splits: Callable[[Manifest], Sequence[Split]]) 
     """Write ``plan`` to ``out``; the last of ``splits`` becomes the default one.
 
     Raises:
-        InputError: ``out`` holds something else, a source file is bad, or the disk does not take the files.
+        InputError: unusable name, ``out`` holds something else, a bad source file, or a disk that does not take the files.
     """
+    require_name(plan.name)
     try:
         return _write(out, plan, splits)
     except OSError as error:

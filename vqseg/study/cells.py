@@ -6,13 +6,12 @@ STORE/studies/FULLNAME/errors/        why cells failed
 STORE/studies/FULLNAME/logs/          what the workers said
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqseg.config import Choice, Config, from_tree, load_config, parse_overrides, with_overrides, with_steps
-from vqseg.errors import InputError
+from vqseg.errors import InputError, require_name
 from vqseg.experiment import Plan, check_parts, plan, require_data
 from vqseg.files import digest, read_json, write_json
 from vqseg.manifest import read_manifest, read_split
@@ -134,9 +133,9 @@ def _grid(request: Request, definition: Definition, preset: str) -> tuple[list[A
     """Return the arms and seeds that the request means, and a line if the preset thinned them."""
     everything, seeds, said = definition.expand(), definition.seeds, ""
     arms, thinning = everything, definition.thinned.get(preset)
-    if thinning and not request.seeds:
+    if thinning and request.seeds is None:
         seeds = thinning.seeds
-    if request.seeds:
+    if request.seeds is not None:
         seeds = parse_seeds(request.seeds)
     if request.arms:
         return select(everything, request.arms, definition.reference), seeds, said
@@ -172,9 +171,8 @@ def _folder(
     request: Request, stem: str, data: str, preset: str, base: str
 ) -> tuple[StudyFolder, dict[str, Any] | None]:
     """Return the study's folder and its record there; another study of that default name makes it a longer one."""
-    if request.name is not None and not re.fullmatch(r"[\w=-][\w.=-]*", request.name):
-        raise InputError(f"--name {request.name!r}: expected letters, digits, '-', '_', '.' or '='")
-    plain = request.name or "-".join([stem, data, preset, *(["supervised"] if request.supervised else [])])
+    plain = request.name if request.name is None else require_name(request.name)
+    plain = plain or "-".join([stem, data, preset, *(["supervised"] if request.supervised else [])])
     for name in (plain, f"{plain}-{base[:6]}"):
         folder = StudyFolder(request.store, name)
         if not (folder.path / "study.json").is_file():

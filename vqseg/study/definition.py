@@ -11,6 +11,8 @@ from vqseg import assets
 from vqseg.errors import InputError, nearest
 from vqseg.files import read_yaml
 
+MOST_SEEDS = 1000
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -131,7 +133,10 @@ def select(arms: list[Arm], wanted: Iterable[str], reference: str) -> list[Arm]:
     labels = [name for arm in arms for name in (arm.label, arm.family)]
     for pattern in patterns:
         if not any(fnmatchcase(label, pattern) for label in labels):
-            raise InputError(f"--arms {pattern!r}: no such arm{nearest(pattern, dict.fromkeys(labels))}")
+            known = ", ".join(arm.label for arm in arms)
+            raise InputError(
+                f"--arms {pattern!r}: no such arm{nearest(pattern, dict.fromkeys(labels))}; known: {known}"
+            )
     return [
         arm
         for arm in arms
@@ -149,7 +154,12 @@ def parse_seeds(text: str, option: str = "--seeds") -> list[int]:
     try:
         for piece in text.split(","):
             low, dash, high = piece.strip().partition("-")
-            seeds += range(int(low), int(high) + 1) if dash else [int(low)]
+            several = range(int(low), int(high) + 1) if dash else [int(low)]
+            if len(several) > MOST_SEEDS:
+                raise InputError(f"{option} {text!r}: {len(several):,} seeds; expected {MOST_SEEDS} at most")
+            seeds += several
+    except InputError:
+        raise
     except ValueError:
         seeds = []
     if not seeds or min(seeds) < 0:
