@@ -284,3 +284,22 @@ def test_peak_memory_is_the_run_s_own():
     del block
     forget_peak_memory(device)
     assert peak_memory_mb(device) < before + 100
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_training_step_does_not_wait_for_the_device(phantom_root, tiny, tmp_path):
+    plan = planned(
+        phantom_root, tmp_path, tiny, "train.flush_steps=1000", "train.steps=20", "train.validate_steps=1000"
+    )
+    waits = []
+
+    def watch(step, steps):
+        torch.cuda.set_sync_debug_mode("error" if 5 <= step < steps - 1 else "default")
+        waits.append(step)
+
+    try:
+        experiment.run(plan, name="watched", device="cuda", on_progress=watch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert waits == list(range(1, 21))

@@ -42,11 +42,12 @@ def _word(state: str) -> str:
 
 
 def _alike(store: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the status of finished runs at the same preset."""
+    """Return the status of finished runs at the same preset with the same labels."""
     found = []
     for path in (store / "runs").glob("*/status.json"):
         status = RunFolder(store, path.parent.name).status()
-        if status["state"] == "finished" and status["preset"] == record["preset"]:
+        labels = record["base_config"]["data"]["labels"]
+        if status["state"] == "finished" and (status["preset"], status["labels"]) == (record["preset"], labels):
             found.append({**status, "bytes": sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file())})
     return found
 

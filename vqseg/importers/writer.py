@@ -84,7 +84,7 @@ def write(out: Path, plan: Plan, splits: Callable[[Manifest], Sequence[Split]]) 
     """Write ``plan`` to ``out``; the last of ``splits`` becomes the default one.
 
     Raises:
-        InputError: unusable name, ``out`` holds something else, a bad source file, or a disk that does not take the files.
+        InputError: unusable name, other content in ``out``, a bad source file, or a disk that does not take the files.
     """
     require_name(plan.name)
     try:
