@@ -2,6 +2,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -16,7 +17,20 @@ from vqseg.errors import InputError
 from vqseg.files import read_json, write_json
 from vqseg.records import index
 from vqseg.records.run import RunFolder
-from vqseg.report import REPORTS, arms, codebook, content, curves, epsilon, published, reach, sweep, table, theory
+from vqseg.report import (
+    REPORTS,
+    ablation,
+    arms,
+    codebook,
+    content,
+    curves,
+    epsilon,
+    published,
+    reach,
+    sweep,
+    table,
+    theory,
+)
 from vqseg.report.make import listing, make
 from vqseg.report.selection import Options, select
 
@@ -101,13 +115,18 @@ def test_empties_are_counted_and_the_mean_without_them_stands_beside(tmp_path):
     path = tmp_path / "runs" / first(made, "none") / "rows.parquet"
     rows = pd.read_parquet(path)
     hit = (rows["case"] == "p0_ED") & (rows["class_name"] == "RV")
-    rows.loc[hit, ["empty_prediction", "dice", "jaccard", "hd95_voxel"]] = [True, 0.0, 0.0, 300.0]
+    rows.loc[hit, ["empty_prediction", "dice", "jaccard", "hd95_voxel", "asd_voxel"]] = [True, 0.0, 0.0, 300.0, 300.0]
+    rows["asd_mm"] = rows["asd_voxel"]
     rows.to_parquet(path, index=False)
     built = epsilon.build(chosen(tmp_path, made)).sections[0].tables[0]
     words = dict(zip(built.headers, ["", *(cell.text for cell in built.rows[0].cells)]))
     assert words["empties"] == "1"
-    assert float(words["HD95 non-empty"].split(" ")[0]) == pytest.approx(6.0, abs=0.05)
+    assert float(words["HD95 (voxel) non-empty"].split(" ")[0]) == pytest.approx(6.0, abs=0.05)
     assert float(words["HD95 (voxel)"].split(" ")[0]) > 8
+    assert float(words["ASD (voxel) non-empty"].split(" ")[0]) == pytest.approx(1.6, abs=0.02)
+    assert float(words["ASD (voxel)"].split(" ")[0]) > 3
+    asked = ablation.scores_section(chosen(tmp_path, made, columns=("dice", "asd_mm", "effect"))).tables[0]
+    assert asked.headers[2:] == ["Dice (%)", "ASD (mm)", "ASD (mm) non-empty", "Δ Dice [95 %]"]
 
 
 def test_no_marks_below_three_seeds(tmp_path):
@@ -122,7 +141,8 @@ def test_columns_metric_and_decimals_are_the_users(tmp_path):
     keys = arms.columns_of(selection.options.columns, selection.scores)
     assert keys == ["hd95_voxel", "class:RV", "class:Myo", "class:LV", "effect"]
     built = arms.tabulate(selection, name="x", title="x", columns=keys, caption="")
-    assert built.headers == ["arm", "seeds", "HD95 (voxel)", "HD95 RV", "HD95 Myo", "HD95 LV", "Δ HD95 [95 %]"]
+    units = [f"HD95 (voxel){end}" for end in ("", " RV", " Myo", " LV")]
+    assert built.headers == ["arm", "seeds", *units, "Δ HD95 (voxel) [95 %]"]
     assert re.fullmatch(r"\d\.\d ± \d\.\d", built.rows[0].cells[1].text)
     with pytest.raises(InputError, match="did you mean 'jaccard'"):
         arms.columns_of(("jacard",), selection.scores)
@@ -282,6 +302,16 @@ def test_the_nearest_neighbor_unit_is_free_of_scale():
     assert theory.replacement_kl(one, 0.7) == pytest.approx(theory.replacement_kl(ten, 0.7))
 
 
+@pytest.mark.parametrize("size", [2, 3, 8, 600])
+def test_the_nearest_neighbor_unit_is_the_perturbations_own(size):
+    torch = pytest.importorskip("torch")
+    from vqseg.perturbations.qpm import QPM
+
+    codes = np.random.default_rng(size).normal(0, 1, (size, 4)).astype(np.float32)
+    own = QPM(distance="euclidean", scale="nearest-neighbor").unit(torch.from_numpy(codes))
+    assert theory._nearest(codes.astype(float), "euclidean") == pytest.approx(float(own), rel=1e-5)
+
+
 # the sweep
 
 
@@ -308,7 +338,35 @@ def test_sweep_and_reach_compute(tmp_path):
     assert own["dice"].tolist() == pytest.approx([85.0] * 3)
     assert own["distortion"].between(1.1, 1.4).all()
     assert reach.reach(reach.compute(selection.cells)) == pytest.approx(0.33, abs=0.01)
-    assert epsilon.reach_banner(selection) == []
+    assert reach.banners(selection.cells) == []
+
+
+@pytest.mark.parametrize("metric", ["dice", "hd95", "jaccard", "asd"])
+def test_the_sweep_always_draws_dice_and_hd95(tmp_path, metric):
+    selection = chosen(tmp_path, study(tmp_path, {"none": 80.0, "qpm eps=0.7": 85.0}, seeds=1), metric=metric)
+    section = next(each for each in epsilon.build(selection).sections if each.title == "Rate and distortion")
+    drawn = [axes.get_ylabel() for axes in section.pictures[0].figure.axes if axes.get_ylabel()]
+    extra = {"jaccard": ["Jaccard (%)"], "asd": ["ASD (voxel)"]}.get(metric, [])
+    assert drawn == ["Dice (%)", "HD95 (voxel)", *extra]
+
+
+def test_every_report_opens_with_the_banner_where_reach_is_low(tmp_path):
+    selection = chosen(tmp_path, study(tmp_path, {"none": 80.0, "qpm eps=0.7": 85.0}, seeds=1, reach=0.01))
+    banners = [import_module(f"vqseg.report.{name}").build(selection).banners for name in REPORTS]
+    assert all(own == banners[0] and "cannot answer" in own[0] for own in banners)
+    silent = selection.cells.drop(columns=[name for name in selection.cells if name.startswith("last:reach/")])
+    assert reach.banners(silent) == []
+    assert "not logged" in reach.banners(silent, warn_unlogged=True)[0]
+
+
+def test_equal_means_have_no_best_arm(tmp_path):
+    made = study(tmp_path, {"none": 80.0, "qpm eps=0.7": 80.0}, noise=0.0, seeds=1)
+    for metric in ("dice", "hd95"):
+        sentences = ablation.best_sentence(chosen(tmp_path, made, metric=metric))
+        assert len(sentences) == 1
+        assert sentences[0].startswith("All arms have the same mean, ")
+    alone = study(tmp_path, {"none": 80.0}, name="alone", seeds=1)
+    assert ablation.best_sentence(chosen(tmp_path, alone))[0].startswith("Highest mean: none")
 
 
 def test_reach_takes_arm_none_where_it_has_any():
@@ -346,12 +404,35 @@ def test_curves_are_in_points():
     assert curves.compute(logged)["dice"].tolist() == [50.0]
 
 
+def test_a_curve_of_one_point_is_seen_on_an_axis_from_zero():
+    logged = pd.DataFrame({"family": "none", "arm": "none", "knob": np.nan, "seed": [0, 1], "step": 200, "dice": 50.0})
+    panel = curves.draw(logged).axes[0]
+    assert [line.get_marker() for line in panel.lines] == ["o"]
+    assert panel.get_xlim() == pytest.approx((0, 210))
+    health = pd.concat([pd.DataFrame({"seed": 0, "step": [200], "name": n, "value": 0.5}) for n in codebook.NAMES])
+    panels = codebook.draw(health, pd.DataFrame()).axes
+    assert {line.get_marker() for axes in panels[:2] for line in axes.lines} == {"o"}
+    assert all(axes.get_xlim() == pytest.approx((0, 210)) for axes in panels[:2])
+    long = pd.concat([logged.assign(step=step) for step in (100, 200, 300)])
+    assert {line.get_marker() for line in curves.draw(long).axes[0].lines} <= {"", "None"}
+
+
+@pytest.mark.parametrize(
+    ("used", "right", "marker"), [(0, 10.5, "o"), (2, 10.5, "o"), (40, 80.5, ""), (900, 1000.5, "")]
+)
+def test_the_sorted_usage_of_few_codes_is_readable(used, right, marker):
+    tokens = [7] * used + [0] * (1000 - used)
+    bars = pd.DataFrame({"seed": 0, "rank": np.arange(1, 1001), "tokens": tokens})
+    axes = codebook.draw(pd.DataFrame(columns=["seed", "step", "name", "value"]), bars).axes[2]
+    assert axes.get_xlim()[1] == pytest.approx(right)
+    assert axes.lines[0].get_marker() == marker
+    assert axes.lines[0].get_drawstyle() == ("steps-mid" if marker else "default")
+
+
 # pages
 
 
 def test_every_report_has_its_module():
-    from importlib import import_module
-
     assert all(callable(import_module(f"vqseg.report.{name}").build) for name in REPORTS)
 
 
@@ -362,10 +443,12 @@ def test_the_report_opens_with_the_banner_and_says_phantom_and_what_is_missing(r
     assert all(path.is_file() for path in result.paths)
     assert result.words.startswith("!! This sweep cannot answer")
     assert "failed: loss is not finite" in result.words
-    for name in ("index.html", "report.md"):
+    for name in ("index.html", "report.md", "report.tex"):
         words = (folder / name).read_text()
         assert words.index("cannot answer") < words.index("Scores")
         assert "hantom" in words
+    for name in ("index.html", "report.md"):
+        words = (folder / name).read_text()
         assert "not finite at step 3" in words
     for section in epsilon.build(chosen(store, made)).sections:
         assert all(
@@ -422,6 +505,14 @@ def test_tables_in_words():
     assert "'=x_y,1 ± 2,−3" in table.csv_text(one)
     assert "1 ± 2*" in table.text(one)
     assert table.escape("✓ 5 %") == r"? 5 \%"
+
+
+def test_wide_tables_stay_on_the_page():
+    headers = ["arm", "HD95 (voxel) non-empty", "Δ ASD (mm) [95 %]", *"abcdefgh"]
+    tex = table.latex(table.Table("t", "T", headers, [], "cap", pd.DataFrame()))
+    assert r"\shortstack[r]{HD95 (voxel)\\{non-empty}} & \shortstack[r]{$\Delta$ ASD (mm)\\{[95 \%]}} & a" in tex
+    assert r"\fontsize{6}" in tex
+    assert r"\scriptsize\setlength" in table.latex(table.Table("t", "T", headers[:4], [], "cap", pd.DataFrame()))
 
 
 def app():

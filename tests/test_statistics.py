@@ -117,12 +117,19 @@ def test_no_marks_below_three_seeds():
     assert statistics.marks(frame) == {}
 
 
-def test_detectable_agrees_with_a_simulation():
-    difference = statistics.detectable(3, 20)
-    assert 0.9 < difference < 1.3
-    draw = np.random.default_rng(5).normal
-    table = draw(0, 0.35, (4000, 3, 1)) + draw(0, 0.6, (4000, 1, 20)) + draw(0, 0.6, (4000, 3, 20)) + difference
-    assert (statistics.contrast(table).p < 0.05).mean() == pytest.approx(0.8, abs=0.06)
+@pytest.mark.parametrize("contrasts", [1, 6])
+@pytest.mark.parametrize("patients", [4, 10, 20])
+def test_detectable_agrees_with_a_simulation(patients, contrasts):
+    difference = statistics.detectable(3, patients, scans_per_patient=2, contrasts=contrasts)
+    found = (statistics.contrast(layouts(5, 4000, 3, patients, difference)).p < 0.05 / contrasts).mean()
+    assert found == pytest.approx(0.8, abs=0.03)
+
+
+def test_more_scans_detect_less_and_more_contrasts_need_more():
+    least = statistics.detectable(3, 20)
+    assert least == statistics.detectable(3, 20)
+    assert statistics.detectable(3, 20, scans_per_patient=2) < 0.98 * least
+    assert statistics.detectable(3, 20, contrasts=6) > 1.5 * least
 
 
 def test_more_seeds_and_patients_detect_less():

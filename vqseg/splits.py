@@ -94,9 +94,7 @@ def refuse_change(root: Path, split: Split) -> None:
     """
     path = root / "splits" / f"{split.name}.json"
     if path.exists() and not same_split(root, split):
-        raise InputError(
-            f"{path}: is of other patients or other data; choose another name, or delete the file"
-        )
+        raise InputError(f"{path}: is of other patients or other data; choose another name, or delete the file")
 
 
 def add(

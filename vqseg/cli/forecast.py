@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from vqseg.manifest import read_manifest, read_split
+from vqseg.manifest import read_manifest, read_split, scans_of
 from vqseg.records.run import RunFolder
 from vqseg.report.statistics import detectable
 from vqseg.study.cells import StudyFolder
@@ -18,8 +18,9 @@ def forecast(folder: StudyFolder, record: dict[str, Any], workers: int, *, retry
     settled = {"finished", "running"} | (set() if retry_failed else {"failed"})
     todo = sum(count for state, count in counts.items() if state not in settled)
     root = Path(record["data"]["root"])
-    split = read_split(root, read_manifest(root), record["split"]["name"])
-    patients, seeds = len(split.parts.get("val", [])), len(record["seeds"])
+    manifest = read_manifest(root)
+    split = read_split(root, manifest, record["split"]["name"])
+    patients, seeds, arms = len(split.parts.get("val", [])), len(record["seeds"]), len(record["arms"])
     lines = [
         f"study {record['name']}: {len(by_identity)} cells; "
         + ", ".join(f"{count} {_word(state)}" for state, count in counts.items()),
@@ -27,10 +28,11 @@ def forecast(folder: StudyFolder, record: dict[str, Any], workers: int, *, retry
         f"time: {_time(store, record, todo, workers)}",
     ]
     if seeds >= 2 and patients >= 2:
-        points = detectable(seeds, patients)
+        scans = len(scans_of(manifest, split, "val")) / patients
+        points = detectable(seeds, patients, scans_per_patient=scans, contrasts=max(arms - 1, 1))
         lines.append(
             f"smallest difference seen with 80 % power by {seeds} seeds x {patients} validation patients:"
-            f" {points:.1f} Dice points (at the field's usual noise)"
+            f" {points:.1f} Dice points (at the field's usual noise, Holm over {max(arms - 1, 1)} contrasts)"
         )
     else:
         lines.append("one seed or one patient cannot tell a difference from noise")

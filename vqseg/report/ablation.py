@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vqseg.report import arms, codebook, curves, forest, published, reach, statistics, style
@@ -32,7 +33,7 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: arms",
         question=selection.study.get("question", ""),
-        banners=[],
+        banners=reach.banners(selection.cells),
         summary=best_sentence(selection),
         sections=[scores_section(selection), *training_sections(selection)],
     )
@@ -42,8 +43,7 @@ def scores_section(selection: Selection) -> Section:
     """Return the arms table, its published companions, checkpoints and cost, and the forest of effects."""
     options = selection.options
     keys = arms.columns_of(options.columns, selection.scores)
-    if options.columns is None and _any_empty(selection):
-        keys.insert(keys.index("empty") + 1 if "empty" in keys else len(keys), "nonempty")
+    keys = arms.with_nonempty(keys, selection.headline)
     words = [conditions(selection), "The last teacher is scored; mean ± sd over seeds.", MARKS, _asd(keys)]
     words += ["Δ: arm minus reference.", TEST] if {"effect", "p"} & set(keys) else []
     words += [scored_when(selection)]
@@ -89,8 +89,12 @@ def best_sentence(selection: Selection) -> list[str]:
     measure = MEASURES[metric]
     rows = selection.headline
     means = rows.groupby(["arm", "seed"])[metric].mean().groupby("arm").mean() * measure.scale
-    if means.dropna().empty:
+    means = means.dropna()
+    if means.empty:
         return []
+    if len(means) > 1 and np.isclose(means.max(), means.min(), rtol=0, atol=1e-9):
+        value = f"{means.iloc[0]:.{selection.options.decimals}f} {measure.label(selection.protocol)}"
+        return [f"All arms have the same mean, {value}."]
     best = str(means.idxmax() if measure.higher_is_better else means.idxmin())
     sentence = f"Highest mean: {best}" if measure.higher_is_better else f"Lowest mean: {best}"
     sentence += f", {means[best]:.{selection.options.decimals}f} {measure.label(selection.protocol)}."
@@ -106,7 +110,7 @@ def effect_sentence(row: Mapping[Hashable, Any], arm: str, selection: Selection,
     decimals, measure = selection.options.decimals, MEASURES[measure_name(selection.options.metric)]
     interval = f"[{arms.signed(row['low'], decimals)}, {arms.signed(row['high'], decimals)}]"
     known = not math.isnan(row["low"])
-    verdict = "one seed or one patient gives no interval"
+    verdict, unit = "one seed or one patient gives no interval", measure.short(selection.protocol)
     if known:
         told = row["p_holm"] < statistics.ALPHA
         better = (row["estimate"] > 0) == measure.higher_is_better
@@ -116,7 +120,7 @@ def effect_sentence(row: Mapping[Hashable, Any], arm: str, selection: Selection,
             verdict = f"only {row['seeds']:.0f} seeds, no verdict"
     return (
         f"{arm} against {against or selection.reference} on {selection.study['data']['name']} ({selection.part}): "
-        f"{arms.signed(row['estimate'], decimals)} {measure.header}{' ' + interval if known else ''}, "
+        f"{arms.signed(row['estimate'], decimals)} {unit}{' ' + interval if known else ''}, "
         f"{row['seeds']:.0f} seeds x {row['patients']:.0f} patients: {verdict}."
     )
 
@@ -134,11 +138,6 @@ def _beside(selection: Selection) -> Table:
 
 def _logged(selection: Selection, column: str) -> bool:
     return column in selection.cells and bool(selection.cells[column].notna().any())
-
-
-def _any_empty(selection: Selection) -> bool:
-    rows = selection.headline
-    return bool((rows["empty_prediction"] | rows["empty_reference"]).any()) and bool(rows["hd95_voxel"].notna().any())
 
 
 def _asd(keys: list[str]) -> str:

@@ -32,6 +32,7 @@ CHECKPOINTS = {
     "best-student": ("best student", "best", "student"),
 }
 EXTRA = ("empty", "nonempty", "effect", "p", "gap", "classes")
+DISTANCES = tuple(key for key, measure in MEASURES.items() if not measure.higher_is_better)
 TIDY = ["arm", "column", "value", "sd", "low", "high", "p", "seeds", "patients", "mark", "runs"]
 
 
@@ -57,7 +58,19 @@ def columns_of(asked: tuple[str, ...] | None, scores: pd.DataFrame, default: tup
     else:
         keys = [SHORT.get(key, key) for key in (pick(word, known, "column") for word in asked)]
     classes = [f"class:{name}" for name in _classes(scores)]
-    return [each for key in keys for each in (classes if key == "classes" else [key])]
+    shown = [key for key in keys if key in DISTANCES] or ["hd95_voxel"]
+    groups = {"classes": classes, "nonempty": [f"nonempty:{key}" for key in shown]}
+    return [each for key in keys for each in groups.get(key, [key])]
+
+
+def with_nonempty(keys: list[str], rows: pd.DataFrame) -> list[str]:
+    """Return ``keys`` with the mean over non-empty cases of every distance among them, if ``rows`` has empties."""
+    if not (rows["empty_prediction"] | rows["empty_reference"]).any():
+        return keys
+    shown = [key for key in keys if key in DISTANCES and rows[key].notna().any()]
+    beside = [f"nonempty:{key}" for key in shown if f"nonempty:{key}" not in keys]
+    place = 1 + max((keys.index(key) for key in (*shown, "empty") if key in keys), default=0)
+    return [*keys[:place], *beside, *keys[place:]]
 
 
 def compute(
@@ -105,7 +118,7 @@ def tabulate(selection: Selection, *, name: str, title: str, columns: list[str],
 
 
 def _column(key: str) -> Callable[[_Source, str], pd.DataFrame]:
-    if key in MEASURES or key.startswith("class:") or key == "nonempty":
+    if key in MEASURES or key.startswith(("class:", "nonempty:")):
         return _scores
     if key in CHECKPOINTS:
         return _checkpoint
@@ -119,8 +132,8 @@ def _scores(source: _Source, key: str) -> pd.DataFrame:
     metric = key if key in MEASURES else source.metric
     if key.startswith("class:"):
         rows = rows[rows["class_name"] == key.removeprefix("class:")]
-    if key == "nonempty":
-        metric = "hd95_voxel"
+    if key.startswith("nonempty:"):
+        metric = key.removeprefix("nonempty:")
         rows = rows[~(rows["empty_prediction"] | rows["empty_reference"])]
     valued = _valued(rows, metric)
     marks = statistics.marks(valued, higher_is_better=MEASURES[metric].higher_is_better)
@@ -215,15 +228,16 @@ def _header(key: str, metric: str, protocol: str) -> str:
     if key in MEASURES:
         return MEASURES[key].label(protocol)
     if key.startswith("class:"):
-        return f"{MEASURES[metric].header} {key.removeprefix('class:')}"
+        return f"{MEASURES[metric].short(protocol)} {key.removeprefix('class:')}"
+    if key.startswith("nonempty:"):
+        return f"{MEASURES[key.removeprefix('nonempty:')].short(protocol)} non-empty"
     if key in CHECKPOINTS:
-        return f"{MEASURES[metric].header} {CHECKPOINTS[key][0]}"
+        return f"{MEASURES[metric].short(protocol)} {CHECKPOINTS[key][0]}"
     if key in COST:
         return COST[key][0]
-    unit = MEASURES[metric].header
+    unit = MEASURES[metric].short(protocol)
     return {
         "empty": "empties",
-        "nonempty": "HD95 non-empty",
         "gap": "gap",
         "effect": f"Δ {unit} [95 %]",
         "p": "p (Holm)",

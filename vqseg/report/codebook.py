@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vqseg.report import style
 
 NAMES = ["codebook/utilization", "codebook/ceiling", "codebook/perplexity", "codebook/dead"]
+FEW_CODES = 10
 SEEDS = ("-", "--", ":", "-.")
 
 
@@ -63,10 +65,13 @@ def draw(curves: pd.DataFrame, histogram: pd.DataFrame, family: str = "qpm") -> 
         for name, axes in zip(("codebook/utilization", "codebook/perplexity"), panels):
             _lines(axes, curves[curves["name"] == name], color, 100.0 if name.endswith("utilization") else 1.0)
         top = curves[curves["name"] == "codebook/ceiling"].groupby("step")["value"].max()
-        panels[0].plot(top.index, 100 * top, color="black", lw=0.9, ls=(0, (4, 1, 1, 1)), label="ceiling")
+        panels[0].plot(
+            top.index, 100 * top, color="black", lw=0.9, ls=(0, (4, 1, 1, 1)), marker=style.dots(len(top)),
+            label="ceiling",
+        )  # fmt: skip
         panels[0].set(title="Utilization", xlabel="step", ylabel="codes used (%)", ylim=(0, 104))
         panels[1].set(title="Perplexity", xlabel="step", ylabel="codes")
-        panels[1].set_ylim(bottom=0)
+        panels[1].set_ylim(0, 1.05 * panels[1].get_ylim()[1])
         _usage(panels[2], histogram, color)
         panels[0].legend(loc="best")
     return figure
@@ -75,18 +80,24 @@ def draw(curves: pd.DataFrame, histogram: pd.DataFrame, family: str = "qpm") -> 
 def _lines(axes: Axes, table: pd.DataFrame, color: str, scale: float) -> None:
     for number, (seed, own) in enumerate(table.groupby("seed")):
         dashes = SEEDS[number % len(SEEDS)]
-        axes.plot(own["step"], scale * own["value"], color=color, ls=dashes, label=f"seed {seed}")
+        marker = style.dots(len(own))
+        axes.plot(own["step"], scale * own["value"], color=color, ls=dashes, marker=marker, label=f"seed {seed}")
+    style.step_axis(axes, table["step"])
     if table.empty:
         axes.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axes.transAxes, color=style.GREY)
 
 
 def _usage(axes: Axes, histogram: pd.DataFrame, color: str) -> None:
-    axes.set(title="Sorted usage", xlabel="code, by rank", ylabel="tokens (log scale)")
+    axes.set(title="Sorted usage", ylabel="tokens (log scale)")
     if histogram.empty:
         axes.text(0.5, 0.5, "no histogram", ha="center", va="center", transform=axes.transAxes, color=style.GREY)
         return
+    size, used = int(histogram["rank"].max()), int(((histogram["tokens"] > 0) * histogram["rank"]).max())
     for number, (_, own) in enumerate(histogram.groupby("seed")):
-        axes.plot(own["rank"], own["tokens"].where(own["tokens"] > 0), color=color, ls=SEEDS[number % len(SEEDS)])
+        axes.plot(
+            own["rank"], own["tokens"].where(own["tokens"] > 0), color=color, ls=SEEDS[number % len(SEEDS)],
+            marker="o" if used < FEW_CODES else "", drawstyle="steps-mid" if used < FEW_CODES else "default",
+        )  # fmt: skip
     axes.axhline(histogram["tokens"].mean(), color="black", lw=0.7, ls=":")
     axes.annotate(
         "even use", (1, histogram["tokens"].mean()), xycoords=("axes fraction", "data"), xytext=(0, 2),
@@ -95,4 +106,8 @@ def _usage(axes: Axes, histogram: pd.DataFrame, color: str) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
-    axes.set_xlim(0, histogram["rank"].max())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Two used codes of a thousand would be a sliver at the edge.
+    shown = min(size, max(FEW_CODES, 2 * used))
+    axes.set_xlim(0, shown + 0.5)
+    axes.set_xlabel("code, by rank" if shown == size else f"code, by rank (first {shown:,} of {size:,})")

@@ -34,6 +34,7 @@ def draw(table: pd.DataFrame) -> Figure:
                 axes.axis("off")
                 continue
             _panel(axes, table, shown[number], families)
+            style.step_axis(axes, table["step"])
             # Panels above an empty place keep their tick labels.
             axes.xaxis.set_tick_params(labelbottom=number + across >= len(shown))
             axes.set(xlabel="step" if number + across >= len(shown) else "")
@@ -56,13 +57,18 @@ def _panel(axes: Axes, table: pd.DataFrame, family: str, families: list[str]) ->
         label = arm if own["knob"].isna().any() else f"rate {own['knob'].iloc[0]:g}"
         _line(axes, own, color, DASHES[number % len(DASHES)], label, 1.3)
     axes.set_title(style.words(family))
-    axes.legend(loc="lower right", fontsize=7, handlelength=2.2, labelspacing=0.25)
+    axes.legend(
+        loc="lower right" if table["step"].nunique() > 1 else "lower left",
+        fontsize=7,
+        handlelength=2.2,
+        labelspacing=0.25,
+    )
 
 
 def _line(axes: Axes, own: pd.DataFrame, color: object, dashes: object, label: str, width: float) -> None:
     band = ("pi", 100) if own["seed"].nunique() > 1 else None
     seaborn.lineplot(
         own, x="step", y="dice", errorbar=band, color=color, linestyle=dashes, lw=width, label=label, ax=axes,
-        legend=False, err_kws={"alpha": 0.12, "lw": 0},
+        legend=False, marker=style.dots(own["step"].nunique()), markeredgewidth=0, err_kws={"alpha": 0.12, "lw": 0},
     )  # fmt: skip
     axes.set(xlabel="", ylabel="")

@@ -25,23 +25,10 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: perturbation rates",
         question=selection.study.get("question", ""),
-        banners=reach_banner(selection),
+        banners=reach.banners(selection.cells, warn_unlogged=True),
         summary=sentences or ablation.best_sentence(selection),
         sections=[scores, _sweep(selection), *ablation.training_sections(selection), _divergence(selection)],
     )
-
-
-def reach_banner(selection: Selection) -> list[str]:
-    """Return the banner that the sweep cannot answer, if reach is below its least or was not logged."""
-    value = reach.reach(reach.compute(selection.cells))
-    if math.isnan(value):
-        return ["Reach was not logged: whether the codes matter to the output is unknown, so read no null result here."]
-    if value >= reach.LEAST:
-        return []
-    return [
-        f"This sweep cannot answer: reach is {value:.3f} Dice, below {reach.LEAST:g}. Replacing every code hardly "
-        "changes the output, so equal scores say nothing about the perturbations."
-    ]
 
 
 def best_on_validation(selection: Selection, metric: str) -> dict[str, str]:
@@ -100,7 +87,8 @@ def against_dropout(selection: Selection) -> tuple[Table | None, list[str]]:
         + ("Chosen and scored on the same part, so both sides are optimistic. " if selection.part == "val" else "")
         + f"{ablation.TEST} {conditions(selection)}"
     )
-    headers = ["contrast", f"Δ {MEASURES[metric].header}", "95 % interval", "p (Holm)", "seeds x patients"]
+    effect = f"Δ {MEASURES[metric].short(selection.protocol)}"
+    headers = ["contrast", effect, "95 % interval", "p (Holm)", "seeds x patients"]
     runs = {str(arm): " ".join(own["identity"].unique()) for arm, own in selection.headline.groupby("arm")}
     behind = [f"{runs[str(r['qpm'])]} {runs[str(r['arm'])]}" for r in table.to_dict("records")]
     tidy = table.rename(columns={"estimate": "value"}).assign(column="qpm minus arm", runs=behind)
@@ -109,8 +97,8 @@ def against_dropout(selection: Selection) -> tuple[Table | None, list[str]]:
 
 def _sweep(selection: Selection) -> Section:
     metric = measure_name(selection.options.metric)
-    metrics = [name for name in dict.fromkeys([metric, "dice", "hd95_voxel"]) if selection.scores[name].notna().any()]
-    table = sweep.compute(selection.scores, selection.cells, metrics[:2])
+    metrics = [name for name in dict.fromkeys(["dice", "hd95_voxel", metric]) if selection.scores[name].notna().any()]
+    table = sweep.compute(selection.scores, selection.cells, metrics)
     notes = [] if table["distortion"].notna().any() else ["Distortion was not logged: its panels are empty."]
     caption = (
         "Score against the rate (left) and against the distortion that the rate causes (right, log scale; mean of the "

@@ -18,6 +18,10 @@ class Measure:
         """Return the header with its unit; 2-D images have pixels, not voxels."""
         return f"{self.header} ({'px' if self.unit == 'voxel' and protocol == 'image' else self.unit})"
 
+    def short(self, protocol: str) -> str:
+        """Return the header, with its unit unless that is percent: differences of those are points."""
+        return self.header if self.unit == "%" else self.label(protocol)
+
 
 MEASURES = {
     "dice": Measure("Dice", "%", 100.0, True),

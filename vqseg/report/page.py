@@ -29,7 +29,7 @@ def write(report: Report, selection: Selection, out: Path) -> list[Path]:
         page = _page(report, selection, out, banners)
         write_text(out / "index.html", page)
         write_text(out / "report.md", _markdown(report, selection, banners))
-        write_text(out / "report.tex", _document(report))
+        write_text(out / "report.tex", _document(report, banners))
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror}; choose another folder with --out") from None
     return [out / "index.html", out / "report.md", out / "report.tex", *written]
@@ -104,7 +104,7 @@ def _markdown(report: Report, selection: Selection, banners: list[str]) -> str:
     return "\n".join([*lines, "", plain(environment(selection)), ""])
 
 
-def _document(report: Report) -> str:
+def _document(report: Report, banners: list[str]) -> str:
     loader = jinja2.FileSystemLoader(assets.folder("reports"))
     # LaTeX is full of braces and percent signs, so the template uses other delimiters; names arrive escaped.
     engine = jinja2.Environment(  # noqa: S701
@@ -119,4 +119,5 @@ def _document(report: Report) -> str:
         }
         for section in report.sections
     ]
-    return engine.get_template("document.tex.j2").render(title=table.escape(report.title), sections=sections)
+    words = {"title": table.escape(report.title), "banners": [table.escape(banner) for banner in banners]}
+    return engine.get_template("document.tex.j2").render(**words, sections=sections)

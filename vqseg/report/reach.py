@@ -42,6 +42,25 @@ def reach(table: pd.DataFrame) -> float:
     return float(chosen["value"].mean()) if len(chosen) else float("nan")
 
 
+def banners(cells: pd.DataFrame, *, warn_unlogged: bool = False) -> list[str]:
+    """Return the banner that the study cannot answer, if reach is below its least.
+
+    Args:
+        cells: one row per (arm, seed).
+        warn_unlogged: also return a banner where no finished run logged reach.
+    """
+    value = reach(compute(cells))
+    if np.isnan(value):
+        unknown = "Reach was not logged: whether the codes matter to the output is unknown"
+        return [f"{unknown}, so read no null result here."] if warn_unlogged else []
+    if value >= LEAST:
+        return []
+    return [
+        f"This sweep cannot answer: reach is {value:.3f} Dice, below {LEAST:g}. Replacing every code hardly "
+        "changes the output, so equal scores say nothing about the perturbations."
+    ]
+
+
 def draw(table: pd.DataFrame) -> Figure:
     """Draw one line per arm, one dot per seed, for Dice lost and for pixels flipped."""
     arms = list(dict.fromkeys(table["arm"]))

@@ -22,8 +22,11 @@ from scipy import stats
 
 LEAST_SEEDS = 3
 ALPHA = 0.05
-FIELD_NOISE: Mapping[str, float] = {"seed": 0.35, "patient": 0.6, "patient_seed": 0.6}
-"""Standard deviations of a difference between two arms, in Dice points, as seen in this field."""
+FIELD_NOISE: Mapping[str, float] = {"seed": 0.35, "patient": 0.6, "patient_seed": 0.6, "scan": 0.6}
+"""Standard deviations of a difference between two arms, in Dice points, as seen in this field; ``scan``: per scan."""
+
+LAYOUTS = 4000
+"""Simulated layouts that a power is averaged over: it is then right to half a percent."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,7 @@ def contrast(differences: np.ndarray, *, alpha: float = ALPHA) -> Contrast:
         unknown = np.full_like(mean, np.nan)
         return Contrast(mean, unknown, unknown, unknown, unknown, unknown)
     squares, freedom = mean_squares(differences)
-    seed, patient, residual = squares
-    variance = np.maximum(seed + patient - residual, residual)
-    spread = sum(square**2 / degrees for square, degrees in zip(squares, freedom))
-    least = float(min(freedom))
-    df = np.where(spread > 0, variance**2 / np.where(spread > 0, spread, 1.0), least)
-    error = np.sqrt(variance / (seeds * patients))
+    error, df = standard_error(squares, freedom)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(error > 0, np.abs(mean) / error, np.where(mean == 0, 0.0, np.inf))
     margin = stats.t.isf(alpha / 2, df) * error
@@ -153,34 +151,55 @@ def detectable(
     n_seeds: int,
     n_patients: int,
     *,
+    scans_per_patient: float = 1.0,
+    contrasts: int = 1,
     components: Mapping[str, float] = FIELD_NOISE,
     power: float = 0.8,
     alpha: float = ALPHA,
 ) -> float:
-    """Return the smallest true difference that the test above finds with probability ``power``.
+    """Return the smallest true difference that `contrast` finds with probability ``power``.
 
     Args:
         n_seeds: seeds per arm.
         n_patients: patients scored.
-        components: standard deviations ``seed``, ``patient`` and ``patient_seed`` of a difference of two arms.
+        scans_per_patient: scans that a patient's score averages; may be a mean over patients.
+        contrasts: how many arms are held against the reference (k - 1); Holm's first step asks for alpha over this.
+        components: standard deviations of `FIELD_NOISE`'s names.
         power: probability of finding it.
-        alpha: two-sided level, before any correction for several arms.
+        alpha: two-sided level of the whole table.
 
     Returns:
         The difference in the unit of ``components`` (Dice points), NaN below two seeds or two patients.
     """
     if n_seeds < 2 or n_patients < 2:
         return float("nan")
-    noise = {name: components[name] ** 2 for name in ("seed", "patient", "patient_seed")}
-    residual = noise["patient_seed"]
-    seed, patient = residual + n_patients * noise["seed"], residual + n_seeds * noise["patient"]
+    draw = np.random.default_rng(0)
+    residual = components["patient_seed"] ** 2 + components["scan"] ** 2 / scans_per_patient
+    seed = residual + n_patients * components["seed"] ** 2
+    patient = residual + n_seeds * components["patient"] ** 2
     freedom = (n_seeds - 1, n_patients - 1, (n_seeds - 1) * (n_patients - 1))
-    variance = seed + patient - residual
-    spread = sum(square**2 / degrees for square, degrees in zip((seed, patient, residual), freedom))
-    df, error = variance**2 / spread, float(np.sqrt(variance / (n_seeds * n_patients)))
-    limit = stats.t.isf(alpha / 2, df)
-    low, high = 0.0, 1e3
-    while high - low > 1e-6:
+    # A normal layout's mean squares are independent of each other and of its mean, so they are drawn, not the layout.
+    seed_ms, patient_ms, residual_ms = (
+        expected * draw.chisquare(degrees, LAYOUTS) / degrees
+        for expected, degrees in zip((seed, patient, residual), freedom)
+    )
+    error, df = standard_error((seed_ms, patient_ms, residual_ms), freedom)
+    margin = stats.t.isf(alpha / max(contrasts, 1) / 2, df) * error
+    true_error = np.sqrt((seed + patient - residual) / (n_seeds * n_patients))
+    low, high = 0.0, float(margin.max() + 10 * true_error)
+    while high - low > 1e-3 * true_error:
         middle = (low + high) / 2
-        low, high = (low, middle) if stats.nct.sf(limit, df, middle) >= power else (middle, high)
-    return high * error
+        found = stats.norm.sf((margin - middle) / true_error) + stats.norm.cdf((-margin - middle) / true_error)
+        low, high = (low, middle) if found.mean() >= power else (middle, high)
+    return high
+
+
+def standard_error(
+    squares: tuple[np.ndarray, np.ndarray, np.ndarray], freedom: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the standard error of the mean and Satterthwaite's degrees of freedom from `mean_squares`."""
+    seed, patient, residual = squares
+    variance = np.maximum(seed + patient - residual, residual)
+    spread = sum(square**2 / degrees for square, degrees in zip(squares, freedom))
+    df = np.where(spread > 0, variance**2 / np.where(spread > 0, spread, 1.0), float(min(freedom)))
+    return np.sqrt(variance / ((freedom[0] + 1) * (freedom[1] + 1))), df

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -21,6 +23,7 @@ COLUMN_IN, PAGE_IN = 3.4, 7.0
 """Width of one column and of both, in inches."""
 
 GREY = "#666666"
+FEW_POINTS = 3
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,17 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
             figure.savefig(temporary, format=kind, metadata=metadata)
         paths.append(path)
     return paths
+
+
+def dots(points: int) -> str:
+    """Return the marker of a line with this many points: a line of one is invisible without, of two hardly seen."""
+    return "o" if points < FEW_POINTS else ""
+
+
+def step_axis(axes: Axes, steps: pd.Series) -> None:
+    """Start the axis at 0 if there is but one step: matplotlib would show an arbitrary window around it."""
+    if steps.nunique() == 1:
+        axes.set_xlim(0, 1.05 * max(float(steps.iloc[0]), 1.0))
 
 
 def slug(label: str) -> str:

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 
 from vqseg.report import style
 
-LONG = 26
-"""Longer labels are broken into lines in LaTeX, or the table leaves the page."""
+LONG, LONG_HEADER, WIDE = 26, 14, 10
+"""Longer labels and headers are broken into lines in LaTeX, and tables of more columns are set smaller, or the table
+leaves the page."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,16 @@ def latex(table: Table) -> str:
     long = max((len(row.label) for row in table.rows), default=0) > LONG
     alignment = (r"p{0.19\textwidth}" if long else "l") + "r" * (len(table.headers) - 1)
     ragged = r"\raggedright " if long else ""
+    size = r"\scriptsize" if len(table.headers) <= WIDE else r"\fontsize{6}{7}\selectfont"
     lines = [
         f"% {_one_line(table.runs)}",
         r"\begin{table*}[tbp]",
-        r"\centering\scriptsize\setlength{\tabcolsep}{2.5pt}",
+        rf"\centering{size}\setlength{{\tabcolsep}}{{2.5pt}}",
         rf"\caption{{\textbf{{{escape(table.title)}.}} {escape(table.caption)}}}",
         rf"\label{{tab:{re.sub(r'[^a-z0-9-]', '-', table.name.lower())}}}",
         rf"\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
         r"\toprule",
-        " & ".join(map(escape, table.headers)) + r" \\",
+        " & ".join(map(_tex_header, table.headers)) + r" \\",
         r"\midrule",
     ]
     for row in table.rows:
@@ -174,6 +176,13 @@ def plain(words: str) -> str:
 def _md_cell(cell: Cell) -> str:
     around = {"bold": ("**", "**"), "underline": ("<u>", "</u>"), "": ("", "")}[cell.mark]
     return around[0] + plain(cell.text) + around[1]
+
+
+def _tex_header(words: str) -> str:
+    first, _, last = words.rpartition(" " if "[" not in words else " [")
+    if len(words) <= LONG_HEADER or not first:
+        return escape(words)
+    return rf"\shortstack[r]{{{escape(first)}\\{{{escape(('[' if '[' in words else '') + last)}}}}}"
 
 
 def _tex_cell(cell: Cell) -> str:

@@ -134,4 +134,5 @@ def _nearest(table: np.ndarray, distance: str) -> float:
     own = np.arange(0, len(table), max(len(table) // SAMPLE, 1))
     apart = _distances(table, own, distance)
     apart[np.arange(len(own)), own] = np.inf
-    return max(float(np.median(apart.min(axis=1))), 1e-12)
+    nearest = np.sort(apart.min(axis=1))
+    return max(float(nearest[(len(nearest) - 1) // 2]), 1e-12)  # the lower middle value, as torch's median is
