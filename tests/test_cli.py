@@ -21,6 +21,11 @@ def vqseg(*words, cwd, **environment):
     )
 
 
+def training(root, overrides):
+    sets = [word for override in overrides for word in ("--set", override)]
+    return ["train", "--data", root, "--preset", "smoke", "--no-mirror", *sets]
+
+
 def test_every_command_has_help():
     runner = CliRunner()
     groups = {"data": "check", "study": "run", "records": "sync", "config": "show"}
@@ -75,20 +80,7 @@ def test_an_unknown_option_exits_2(tmp_path):
 
 
 def test_train_then_evaluate_from_an_empty_folder(tmp_path, phantom_root, tiny):
-    sets = [word for override in tiny for word in ("--set", override)]
-    train = [
-        "train",
-        "--data",
-        phantom_root,
-        "--preset",
-        "smoke",
-        "--no-mirror",
-        "--keep",
-        "all",
-        "--name",
-        "mine",
-        *sets,
-    ]
+    train = [*training(phantom_root, tiny), "--keep", "all", "--name", "mine"]
     first = vqseg(*train, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "step 12/12" in first.stdout
@@ -123,21 +115,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_resumes(tmp_path, phant
     import signal
     import time
 
-    sets = [
-        word for override in (*tiny, "train.steps=4000", "train.validate_steps=4000") for word in ("--set", override)
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "vqseg",
-        "train",
-        "--data",
-        phantom_root,
-        "--preset",
-        "smoke",
-        "--no-mirror",
-        *sets,
-    ]
+    words = training(phantom_root, (*tiny, "train.steps=4000", "train.validate_steps=4000"))
+    command = [sys.executable, "-m", "vqseg", *words]
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

@@ -47,6 +47,6 @@ def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, st
     return float(optimizer.param_groups[-1]["lr"])
 
 
-def _rated(groups: Groups, lr: float, encoder_factor: Weight) -> list[dict[str, object]]:
+def _rated(groups: Groups, lr: float, encoder_factor: float) -> list[dict[str, object]]:
     rates = {name: lr * (encoder_factor if name == "encoder" else 1.0) for name in groups}
     return [{"params": list(groups[name]), "lr": rate, "base_lr": rate} for name, rate in rates.items()]

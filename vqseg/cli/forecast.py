@@ -20,7 +20,8 @@ def forecast(folder: StudyFolder, record: dict[str, Any], workers: int, *, retry
     root = Path(record["data"]["root"])
     manifest = read_manifest(root)
     split = read_split(root, manifest, record["split"]["name"])
-    patients, seeds, arms = len(split.parts.get("val", [])), len(record["seeds"]), len(record["arms"])
+    patients, seeds = len(split.parts.get("val", [])), len(record["seeds"])
+    contrasts = max(len(record["arms"]) - 1, 1)
     lines = [
         f"study {record['name']}: {len(by_identity)} cells; "
         + ", ".join(f"{count} {_word(state)}" for state, count in counts.items()),
@@ -29,10 +30,10 @@ def forecast(folder: StudyFolder, record: dict[str, Any], workers: int, *, retry
     ]
     if seeds >= 2 and patients >= 2:
         scans = len(scans_of(manifest, split, "val")) / patients
-        points = detectable(seeds, patients, scans_per_patient=scans, contrasts=max(arms - 1, 1))
+        points = detectable(seeds, patients, scans_per_patient=scans, contrasts=contrasts)
         lines.append(
             f"smallest difference seen with 80 % power by {seeds} seeds x {patients} validation patients:"
-            f" {points:.1f} Dice points (at the field's usual noise, Holm over {max(arms - 1, 1)} contrasts)"
+            f" {points:.1f} Dice points (at the field's usual noise, Holm over {contrasts} contrasts)"
         )
     else:
         lines.append("one seed or one patient cannot tell a difference from noise")
@@ -45,10 +46,9 @@ def _word(state: str) -> str:
 
 def _alike(store: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the status of finished runs at the same preset with the same labels."""
-    found = []
+    found, labels = [], record["base_config"]["data"]["labels"]
     for path in (store / "runs").glob("*/status.json"):
         status = RunFolder(store, path.parent.name).status()
-        labels = record["base_config"]["data"]["labels"]
         if status["state"] == "finished" and (status["preset"], status["labels"]) == (record["preset"], labels):
             found.append({**status, "bytes": sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file())})
     return found

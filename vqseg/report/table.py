@@ -179,10 +179,10 @@ def _md_cell(cell: Cell) -> str:
 
 
 def _tex_header(words: str) -> str:
-    first, _, last = words.rpartition(" " if "[" not in words else " [")
-    if len(words) <= LONG_HEADER or not first:
+    cut = words.rfind(" [" if "[" in words else " ")
+    if len(words) <= LONG_HEADER or cut <= 0:
         return escape(words)
-    return rf"\shortstack[r]{{{escape(first)}\\{{{escape(('[' if '[' in words else '') + last)}}}}}"
+    return rf"\shortstack[r]{{{escape(words[:cut])}\\{{{escape(words[cut + 1 :])}}}}}"
 
 
 def _tex_cell(cell: Cell) -> str:

@@ -16,7 +16,7 @@ from vqseg.experiment import Plan, check_parts, plan, require_data
 from vqseg.files import digest, read_json, write_json
 from vqseg.manifest import read_manifest, read_split
 from vqseg.parts import resolve
-from vqseg.records.run import RunFolder, now
+from vqseg.records.run import now
 from vqseg.study.definition import Arm, Definition, parse_seeds, read_definition, select
 
 
@@ -101,12 +101,13 @@ def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
         "arms": [arm.model_dump(mode="json") for arm in arms],
         "cells": [],
     }
-    _check_arms(record, request.store, arms)
-    record["cells"] = [_cell(record, request.store, arm, seed) for seed in seeds for arm in arms]
+    planned = _plans(record, request.store, arms)
+    _refuse_idle(record, arms)
+    record["cells"] = [_cell(arm, one) for arm, one in planned]
     _refuse_twins(record)
-    left = [cell for cell in record["cells"] if not _finished(request.store, cell)]
-    if left:
-        require_data(plan_cell(record, request.store, left[0]))
+    left = (one for _, one in planned if not one.folder.exists() or one.folder.state() != "finished")
+    if first := next(left, None):
+        require_data(first)
     return folder, record, said
 
 
@@ -171,8 +172,9 @@ def _folder(
     request: Request, stem: str, data: str, preset: str, base: str
 ) -> tuple[StudyFolder, dict[str, Any] | None]:
     """Return the study's folder and its record there; another study of that default name makes it a longer one."""
-    plain = request.name if request.name is None else require_name(request.name)
-    plain = plain or "-".join([stem, data, preset, *(["supervised"] if request.supervised else [])])
+    if request.name is not None:
+        require_name(request.name)
+    plain = request.name or "-".join([stem, data, preset, *(["supervised"] if request.supervised else [])])
     for name in (plain, f"{plain}-{base[:6]}"):
         folder = StudyFolder(request.store, name)
         if not (folder.path / "study.json").is_file():
@@ -187,8 +189,40 @@ def _folder(
     raise InputError(f"{plain}: two studies of that name differ; choose one with --name")
 
 
-def _cell(record: dict[str, Any], store: Path, arm: Arm, seed: int) -> dict[str, Any]:
-    planned = plan_cell(record, store, {"arm": arm.label, "seed": seed})
+def _plans(record: dict[str, Any], store: Path, arms: list[Arm]) -> list[tuple[Arm, Plan]]:
+    """Return the plan of every cell, seed by seed; of every arm the first was tried.
+
+    Raises:
+        InputError: names the arm whose settings are impossible.
+    """
+    planned = []
+    for seed in record["seeds"]:
+        for arm in arms:
+            try:
+                one = plan_cell(record, store, {"arm": arm.label, "seed": seed})
+                if seed == record["seeds"][0]:
+                    check_parts(one)
+            except InputError as error:
+                raise InputError(f"study {record['study']}, arm {arm.label!r}: {error}") from None
+            planned.append((arm, one))
+    return planned
+
+
+def _refuse_idle(record: dict[str, Any], arms: list[Arm]) -> None:
+    """Refuse a setting of the user's that no arm takes: it would change nothing, in silence."""
+    taken: set[str] = set()
+    for arm in arms:
+        taken |= set(_taken(record, arm.overrides, with_overrides(record["base_config"], arm.overrides)))
+    idle = next((key for key in record["overrides"] if key not in taken), None)
+    if idle:
+        raise InputError(
+            f"--set {idle}: no arm of study {record['study']!r} takes it; the arms set it themselves, or their parts"
+            " have no such option ('vqseg study show' lists what arms set)"
+        )
+
+
+def _cell(arm: Arm, planned: Plan) -> dict[str, Any]:
+    seed = planned.config.seed
     return {"arm": arm.label, "seed": seed, "identity": planned.identity, "name": f"{arm.label}, seed {seed}"}
 
 
@@ -223,34 +257,6 @@ def _taken(record: dict[str, Any], own: dict[str, Any], tree: dict[str, Any]) ->
                 continue
         taken[key] = replaced
     return taken
-
-
-def _check_arms(record: dict[str, Any], store: Path, arms: list[Arm]) -> None:
-    """Refuse an arm whose settings are impossible, and a setting of the user's that no arm takes.
-
-    Raises:
-        InputError: names the arm or the setting.
-    """
-    taken: set[str] = set()
-    for arm in arms:
-        cell = {"arm": arm.label, "seed": record["seeds"][0]}
-        try:
-            check_parts(plan_cell(record, store, cell))
-        except InputError as error:
-            raise InputError(f"study {record['study']}, arm {arm.label!r}: {error}") from None
-        tree = with_overrides(record["base_config"], arm.overrides)
-        taken |= set(_taken(record, arm.overrides, tree))
-    idle = next((key for key in record["overrides"] if key not in taken), None)
-    if idle:
-        raise InputError(
-            f"--set {idle}: no arm of study {record['study']!r} takes it; the arms set it themselves, or their parts"
-            " have no such option ('vqseg study show' lists what arms set)"
-        )
-
-
-def _finished(store: Path, cell: dict[str, Any]) -> bool:
-    run = RunFolder(store, cell["identity"])
-    return run.exists() and run.state() == "finished"
 
 
 def plan_cell(record: dict[str, Any], store: Path, cell: dict[str, Any]) -> Plan:

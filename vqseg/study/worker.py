@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True, help="process to live as long as")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--keep", default="last")
+    parser.add_argument("--keep", default="all")
     parser.add_argument("--storage")
     arguments = parser.parse_args()
     stop = Stop(arguments.parent)
