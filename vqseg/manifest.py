@@ -3,20 +3,20 @@
 A prepared folder holds
 
     manifest.json            classes; patient, scan, slices and spacing of every scan; source; fingerprint
-    images/SCAN.npz          `image`: uint8 (S, H, W) or (S, H, W, 3)
+    images/SCAN.npz          `image`: uint8 or uint16 (S, H, W), or (S, H, W, C) with C channels
     masks/SCAN.npz           `mask`: uint8 (S, H, W), class indices; absent where nobody drew one
     splits/NAME.json         patients of each part
 
-Letters: S slices, H x W pixels. A scan is one volume (or one 2-D image, S = 1) of one patient.
+Letters: S slices, H x W pixels, C channels. A scan is one volume (or one 2-D image, S = 1) of one patient.
 Masks lie in files of their own so that a semi-supervised run never opens those of unlabelled patients.
 """
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vqseg.errors import InputError, pick
 from vqseg.files import digest, read_json, replacing, write_json
@@ -49,13 +49,23 @@ class Scan(_Record):
 
 
 class Manifest(_Record):
-    """What a prepared folder holds; ``synthetic`` marks a phantom, whose products carry a watermark."""
+    """What a prepared folder holds; ``synthetic`` marks a phantom, whose products carry a watermark.
+
+    ``channels`` are those of one slice (windows of a CT, sequences of an MR); ``color`` says that the three of them
+    are red, green and blue. ``lesions`` maps the classes that are lesions to the tolerance of their surface Dice in
+    mm (pixels where the spacing is unknown); ``attributes`` holds columns of a table by patient, to stratify by;
+    ``intake`` is how an importer turned a source image into slices, so that a new image can be treated alike.
+    """
 
     format: Literal[1] = 1
     name: str
     synthetic: bool = False
     classes: list[str]
-    channels: Literal[1, 3] = 1
+    channels: Annotated[int, Field(ge=1, le=16)] = 1
+    color: bool = False
+    lesions: dict[str, float] = {}
+    attributes: dict[str, dict[str, str]] = {}
+    intake: dict[str, Any] | None = None
     source: dict[str, Any]
     default_split: str
     scans: list[Scan]
@@ -174,7 +184,7 @@ def write_array(path: Path, **arrays: np.ndarray) -> None:
 
 
 def read_image(root: Path, scan: Scan) -> np.ndarray:
-    """Return uint8 (S, H, W) or (S, H, W, 3)."""
+    """Return uint8 or uint16 (S, H, W) or (S, H, W, C)."""
     return _read_array(root / scan.image, "image", scan.shape)
 
 

@@ -139,7 +139,7 @@ def _write(out: Path, plan: Plan, splits: Callable[[Manifest], Sequence[Split]])
         name=plan.name,
         synthetic=plan.synthetic,
         classes=plan.classes,
-        channels=plan.channels,  # type: ignore[arg-type]  # pydantic checks that it is 1 or 3
+        channels=plan.channels,
         source={**plan.source, "state": plan.state},
         default_split=before.default_split if before else "",
         scans=scans,
