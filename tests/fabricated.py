@@ -10,9 +10,16 @@ from vqseg.records.run import RunFolder
 CLASSES = ["RV", "Myo", "LV"]
 SMALL = {"none": 84.0, "qpm eps=0.7": 86.0, "dropout p=0.3": 84.2, "dropout p=0.9": 75.0, "shuffle rate=1": 83.0}
 FAMILIES = {"shared statistics": "channel-dropout-shared"}
+MODULES = ("QPM", "DB", "PFA")
+GRID = ("base", "QPM", "DB", "PFA", "QPM+DB", "QPM+PFA", "DB+PFA", "QPM+DB+PFA")
+MEMORY_MB = {"QPM": 1.0, "DB": 80.0, "PFA": 200.0}
+PARAMETERS = {"QPM": 0, "DB": 110_000, "PFA": 25_000}
+MS = {"QPM": 3.0, "DB": 40.0, "PFA": 60.0}
 
 
 def arm(label):
+    if label in GRID:
+        return module_arm(label)
     family = "channel-dropout-shared" if label.endswith("shared statistics") else label.split(" ")[0]
     knob = float(label.split("=")[1].split(" ")[0]) if "=" in label else None
     return {
@@ -23,10 +30,53 @@ def arm(label):
     }
 
 
+def module_arm(label):
+    """One arm of the grid of modules, as `studies/modules.yaml` has it."""
+    on = set(label.split("+"))
+    qpm = {"name": "qpm", "rate": 0.7} if "QPM" in on else "none"
+    overrides = {"perturbation": qpm, "method.dual_branch": "DB" in on, "prior": "local" if "PFA" in on else "none"}
+    return {
+        "label": label, "family": "none" if label == "base" else label.casefold(), "knob": None,
+        "overrides": overrides, "factors": {name: name in on for name in MODULES},
+    }  # fmt: skip
+
+
+def module_study(store, labels, **options):
+    """Write a study of modules: ``labels`` gives every arm's Dice."""
+    names = {"name": "modules-acdc-cpu", "definition": "modules", "reference": "base"}
+    return study(store, labels, **{**names, **options})
+
+
+def grid(base=70.0, **effects):
+    """Return every cell's Dice: an arm's is ``base`` and what each set of modules in it adds, such as ``QPM_DB=1``."""
+    return {
+        label: base + sum(gain for names, gain in effects.items() if set(names.split("_")) <= set(label.split("+")))
+        for label in GRID
+    }
+
+
+def rival(store, name="nnU-Net", *, seed=0, dice=80.0, noise=0.0, patients=10, parts=("devtest",), **status):
+    """Write a run that was scored from predictions alone; ``status`` replaces or adds fields."""
+    folder = RunFolder(store, f"{hash_of(name, seed, dice, str(status)):016x}")
+    own = {
+        "kind": "foreign", "name": name, "state": "finished", "step": None, "steps": None, "seed": seed, "preset": None,
+        "labels": None, "labelled": None, "pretrained": None, "error": None, "scoring": "sc1",
+        "data": {"name": "acdc", "root": "r", "digest": "d" * 16, "synthetic": False, "classes": CLASSES},
+        "split": {"name": "7", "digest": "s" * 16},
+    }  # fmt: skip
+    folder.create({}, {**own, **status})
+    settings = {"parts": parts, "patients": patients, "noise": noise, "protocols": ("scan",)}
+    rows(folder.path, name, seed, dice, settings, np.random.default_rng(hash_of(name, seed)))
+    table = pd.read_parquet(folder.path / "rows.parquet")
+    table = table[(table["checkpoint"] == "last") & (table["network"] == "teacher")]
+    table.to_parquet(folder.path / "rows.parquet", index=False)
+    return folder
+
+
 def study(
     store, arms=SMALL, *, name="epsilon-sweep-acdc-cpu", seeds=3, patients=10, parts=("val", "devtest"), data="acdc",
     synthetic=False, noise=1.0, reach=0.33, codes=16, created="2026-01-02T00:00:00+00:00", definition="epsilon-sweep",
-    labelled=7, protocols=("scan",), steps=2000,
+    labelled=7, protocols=("scan",), steps=2000, reference="none",
 ):  # fmt: skip
     """Write a study and its runs; an arm's Dice is its number in ``arms`` plus the field's noise."""
     settings = {
@@ -42,7 +92,7 @@ def study(
     value = {
         "format": 1, "name": name, "study": definition, "question": "Is a high dropout rate what hurts?",
         "data": {"name": data, "root": f"data/{data}", "digest": "d" * 16, "synthetic": synthetic},
-        "split": {"name": "7", "digest": "s" * 16}, "preset": "cpu", "supervised": False, "reference": "none",
+        "split": {"name": "7", "digest": "s" * 16}, "preset": "cpu", "supervised": False, "reference": reference,
         "created": created, "base": "b" * 16, "arms": [arm(label) for label in arms], "cells": cells,
     }  # fmt: skip
     write_json(store / "studies" / name / "study.json", value)
@@ -64,7 +114,7 @@ def run(store, identity, label, seed, settings):
     parts |= {part: {"patients": settings["patients"], "images": 200} for part in settings["parts"]}
     center = settings["arms"][label]
     folder.create(
-        {"preset": "cpu", "perturbation": {"name": own["family"], "rate": own["knob"]}},
+        {"preset": "cpu", "network": {"encoder": {"name": "unet"}}, "perturbation": own["overrides"]["perturbation"]},
         {
             "name": f"{label}, seed {seed}", "state": "finished", "step": settings["steps"], "steps": settings["steps"],
             "seed": seed, "preset": "cpu", "started": "2026-01-02T00:00:00+00:00",
@@ -79,10 +129,7 @@ def run(store, identity, label, seed, settings):
                 "host": "h", "device": "cpu", "threads": 2, "precision": "fp32", "vqseg": "0.1.0", "torch": "2.13.0",
                 "python": "3.11", "platform": "linux", "commit": "abc1234", "dirty": False,
             },
-            "cost": {
-                "parameters": 470_000, "ms_per_step": 150 + 10 * draw.random(), "peak_memory_mb": 900.0,
-                "train_seconds": 400.0,
-            },
+            "cost": _cost(label, draw, settings["steps"]),
             "validation": {"last": {"teacher": center / 100, "student": center / 100 - 0.01}},
             "evaluations": [
                 {"part": part, "date": "2026-01-03T00:00:00+00:00", "protocols": ["scan"], "repeat": 0}
@@ -123,6 +170,15 @@ def rows(path, label, seed, center, settings, draw):
                         }  # fmt: skip
                         records += [{**base, "protocol": protocol} for protocol in settings["protocols"]]
     pd.DataFrame(records).to_parquet(path / "rows.parquet", index=False)
+
+
+def _cost(label, draw, steps):
+    on = [name for name in MODULES if name in label.split("+")]
+    ms = 150 + sum(MS[name] for name in on) + 10 * draw.random() * (label not in GRID)
+    return {
+        "parameters": 470_000 + sum(PARAMETERS[name] for name in on), "ms_per_step": ms,
+        "peak_memory_mb": 900.0 + sum(MEMORY_MB[name] for name in on), "train_seconds": ms * steps / 1000,
+    }  # fmt: skip
 
 
 def _metrics(path, own, center, draw, settings):

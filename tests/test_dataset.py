@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from vqseg import dataset
+from vqseg import store
 from vqseg.config import Augment
-from vqseg.dataset import Batches, Order, TensorStore, mask_to_input, open_store, to_input
+from vqseg.dataset import Batches, Order, Views
+from vqseg.losses import IGNORE
 from vqseg.manifest import read_manifest, read_split, scans_of
+from vqseg.store import TensorStore, mask_to_input, middle, open_store, to_input, with_context
 
 CPU = torch.device("cpu")
 
@@ -53,7 +55,7 @@ def test_a_store_on_disk_gives_the_same_batches_as_one_in_memory(phantom_root, p
     manifest, labelled, _ = parts
     options = {"size_px": 16, "masks": True, "cache": tmp_path, "device": CPU}
     held = open_store(phantom_root, manifest, labelled, **options)
-    monkeypatch.setattr(dataset, "MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(store, "MEMORY_SHARE", 0.0)
     mapped = open_store(phantom_root, manifest, labelled, **options)
     assert isinstance(mapped.images, np.memmap) and isinstance(held.images, torch.Tensor)
     rows = np.array([3, 0, 5])
@@ -76,14 +78,17 @@ def test_batches_depend_on_the_step_alone(phantom_root, parts, tmp_path):
             open_store(phantom_root, manifest, scans, size_px=16, masks=masks, cache=tmp_path, device=CPU)
             for scans, masks in ((labelled, True), (unlabelled, False))
         ]
-        return Batches(*stores, augment=Augment(), sizes=(2, 3), seed=1)
+        return Batches(*stores, augment=Augment(strong_views=2), size_px=16, sizes=(2, 3), seed=1)
 
     one, other = batches(), batches()
     for step in range(4):
         one.at(step)
     a, b = one.at(9), other.at(9)
     assert torch.equal(a.labelled.image, b.labelled.image) and torch.equal(a.labelled.mask, b.labelled.mask)
-    assert torch.equal(a.unlabelled.weak, b.unlabelled.weak) and torch.equal(a.unlabelled.strong, b.unlabelled.strong)
+    assert torch.equal(a.unlabelled.weak, b.unlabelled.weak) and len(a.unlabelled.strong) == 2
+    for ours, theirs in zip(a.unlabelled.strong, b.unlabelled.strong, strict=True):
+        assert torch.equal(ours.image, theirs.image) and torch.equal(ours.mix.box, theirs.mix.box)
+    assert not torch.equal(a.unlabelled.strong[0].image, a.unlabelled.strong[1].image)
     assert a.labelled.image.shape == (2, 1, 16, 16) and a.unlabelled.weak.shape == (3, 1, 16, 16)
 
 
@@ -91,3 +96,121 @@ def test_a_store_without_masks_has_none_to_give():
     store = TensorStore(np.zeros((2, 1, 4, 4), np.uint8), None, CPU)
     with pytest.raises(ValueError, match="without masks"):
         store.mask(np.array([0]))
+
+
+def test_sixteen_bits_are_read_as_they_are():
+    volume = np.array([[[0, 1, 32767], [32768, 40000, 65535]]], np.uint16)
+    expected = torch.from_numpy(volume.astype(np.float64) / 65535).float()
+    held = TensorStore(volume[:, None], None, CPU)
+    assert torch.allclose(held.image(np.array([0]))[0, 0], expected[0], atol=1e-7)
+    assert torch.allclose(to_input(volume.repeat(3, 1).repeat(2, 2), 6).max(), torch.tensor(1.0))
+
+
+def test_context_is_the_slices_around_with_the_last_one_repeated():
+    volume = np.arange(4, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8)
+    assert with_context(volume, 1) is volume
+    assert with_context(volume, 3)[:, 0, 0].tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
+    assert with_context(volume[:1], 5)[:, 0, 0].tolist() == [[0, 0, 0, 0, 0]]
+    two = np.stack([volume, volume + 10], -1)
+    assert with_context(two, 3)[1, 0, 0].tolist() == [0, 10, 1, 11, 2, 12]
+    images = torch.from_numpy(with_context(two, 3)).movedim(-1, 1)
+    assert middle(images, 3)[1, :, 0, 0].tolist() == [1, 11]
+
+
+def test_a_store_with_context_gives_what_inference_sees(phantom_root, parts, tmp_path):
+    from vqseg.manifest import read_image
+
+    manifest, labelled, _ = parts
+    held = open_store(
+        phantom_root, manifest, labelled, size_px=32, masks=False, cache=tmp_path, device=CPU, context=3
+    )
+    volume = read_image(phantom_root, labelled[1])
+    start = len(labelled[0].slices)
+    rows = np.arange(start, start + len(volume))
+    expected = to_input(with_context(volume, 3), 32)
+    assert torch.allclose(held.image(rows), expected, atol=0.5 / 255)
+
+
+def test_a_share_of_foreground_is_kept_in_every_batch_and_none_asked_changes_nothing():
+    images, masks = np.zeros((20, 1, 4, 4), np.uint8), np.zeros((20, 4, 4), np.uint8)
+    masks[[3, 11], 0, 0] = 1
+
+    def rows(share):
+        made = Batches(
+            TensorStore(images, masks, CPU),
+            None,
+            augment=Augment(),
+            size_px=4,
+            sizes=(5, 0),
+            seed=0,
+            foreground_share=share,
+        )
+        return [made._labelled_rows(step) for step in range(12)]
+
+    plain, helped = rows(0.0), rows(0.3)
+    assert min(int(np.isin(each, [3, 11]).sum()) for each in plain) == 0
+    assert min(int(np.isin(each, [3, 11]).sum()) for each in helped) == 2
+    for one, other in zip(plain, helped, strict=True):
+        kept = one == other
+        assert kept.sum() >= 3 and np.isin(other[~kept], [3, 11]).all()
+
+
+def a_canvas():
+    """Two images whose value is their row / 100: 20 x 30 and 40 x 16 pixels."""
+    sizes = [(20, 30), (40, 16)]
+    images, masks = np.zeros((2, 1, 40, 30), np.uint8), np.zeros((2, 40, 30), np.uint8)
+    for place, (height, width) in enumerate(sizes):
+        images[place, 0, :height, :width] = 10 + np.arange(height)[:, None]
+        masks[place, :height, :width] = 1
+    return TensorStore(images, masks, CPU, sizes=np.array(sizes))
+
+
+def test_crops_keep_the_scale_and_what_leaves_the_image_is_ignored():
+    settings = Augment(flip_probability=0, rotation_degrees=0, scale_range=(1.0, 1.0))
+    made = Batches(a_canvas(), None, augment=settings, size_px=24, sizes=(2, 0), seed=3)
+    for step in range(5):
+        batch, rows = made.at(step).labelled, made._labelled_rows(step)
+        for image, mask, row in zip(batch.image[:, 0], batch.mask, rows, strict=True):
+            height, width = [(20, 30), (40, 16)][row]
+            there = mask != IGNORE
+            assert there.sum() == min(height, 24) * min(width, 24)
+            assert (mask[there] == 1).all() and not image[~there].any()
+            # A row further down is one value more: no scaling, and the window starts at a whole or half pixel.
+            down = image[:, 0][there[:, 0]] * 255
+            assert torch.allclose(down.diff()[1:-1], torch.ones(1), atol=1e-3)
+
+
+def test_crops_of_smaller_images_begin_at_their_first_pixel_and_windows_wander_in_larger_ones():
+    settings = Augment(flip_probability=0, rotation_degrees=0, scale_range=(1.0, 1.0))
+    views = Views(a_canvas(), settings, 24)
+    generator = torch.Generator().manual_seed(0)
+    rows = np.array([0, 1] * 20)
+    there = views.there(rows, views.geometry(rows, generator))
+    assert there[::2, 0, :].all() and not there[::2, 20:, :].any()
+    image, _ = views.take(rows, views.geometry(rows, generator), masks=False)
+    starts = image[1::2, 0, 0, 0] * 255 - 10
+    assert 0 <= starts.min() < 4 and 12 < starts.max() <= 16.01
+
+
+def test_flips_and_scales_of_crops_stay_inside():
+    settings = Augment(flip_probability=1.0, flip_vertical_probability=0.0, rotation_degrees=0, scale_range=(2.0, 2.0))
+    views = Views(a_canvas(), settings, 24)
+    rows = np.array([0, 1])
+    theta = views.geometry(rows, torch.Generator().manual_seed(1))
+    assert views.there(rows, theta).all()  # at twice the size both are larger than the window
+    image, _ = views.take(rows, theta, masks=False)
+    assert torch.allclose((image[:, 0, :, 5] * 255).diff(dim=1)[:, 1:-1], torch.full((2, 21), 0.5), atol=1e-3)
+    assert (theta[:, 0, 0] < 0).all() and (theta[:, 1, 1] > 0).all()
+
+
+def test_views_are_the_stored_images_only_without_any_geometry(phantom_root, parts, tmp_path):
+    manifest, labelled, _ = parts
+    held = open_store(phantom_root, manifest, labelled, size_px=16, masks=True, cache=tmp_path, device=CPU)
+    still = Augment(flip_probability=0, rotation_degrees=0, scale_range=(1.0, 1.0))
+    views = Views(held, still, 16)
+    rows = np.array([2, 0])
+    image, _ = views.take(rows, views.geometry(rows, torch.Generator()), masks=False)
+    assert views.numbers(rows).tolist() == [2, 0] and torch.allclose(image, held.image(rows), atol=1e-6)
+    for moving in ({"flip_probability": 0.1}, {"rotation_degrees": 1.0}, {"scale_range": (1.0, 1.1)}):
+        assert Views(held, still.model_copy(update=moving), 16).numbers(rows) is None
+    assert not Views(a_canvas(), still, 24).still

@@ -10,18 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import zoom
 from torch import Tensor
+from torch.nn import functional
 
 from vqseg import evaluate
 from vqseg.errors import InputError
-from vqseg.evaluate import COLUMNS, METRICS
+from vqseg.evaluate import COLUMNS, CONSISTENCY, EXTRAS, METRICS, Recipe
 from vqseg.identity import scoring_hash
+from vqseg.inference import zoom0
+from vqseg.lesions import COLUMNS as LESIONS_COLUMNS
 from vqseg.manifest import Scan
-from vqseg.metrics import class_dice
+from vqseg.metrics import class_dice, slice_consistency
 
 torch.set_num_threads(1)
 
 ACDC = Path(__file__).resolve().parents[2] / "shared" / "data" / "acdc"
 CLASSES = ["background", "RV", "Myo", "LV"]
+LESIONS = list(LESIONS_COLUMNS)
 SHADE = 60  # grey levels between classes in the pictures that the oracle reads
 
 
@@ -73,15 +77,19 @@ def scored(
 # --- label maps
 
 
+@pytest.mark.parametrize("recipe", [Recipe(64), Recipe(64, "crop"), Recipe(24, "crop")])
 @pytest.mark.parametrize("geometry", sorted(evaluate.GEOMETRIES))
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_perfect_network_gives_the_labels_back(geometry: str, channels: int) -> None:
+@pytest.mark.parametrize("levels", [255, 65535])
+def test_a_perfect_network_gives_the_labels_back(geometry: str, channels: int, levels: int, recipe: Recipe) -> None:
     labels = label_volume((5, 64, 64))
-    picture = labels * SHADE if channels == 1 else np.repeat((labels * SHADE)[..., None], 3, axis=3)
-    found = evaluate.label_map(oracle, picture, geometry, 64, "cpu", batch=2)
+    picture = labels.astype(np.uint8 if levels == 255 else np.uint16) * (SHADE * (levels // 255))
+    picture = picture if channels == 1 else np.repeat(picture[..., None], 3, axis=3)
+    found = evaluate.label_map(oracle, picture, geometry, recipe, "cpu", batch=2)
     assert found.dtype == np.uint8
     assert found.shape == labels.shape
-    assert np.array_equal(found, labels)
+    kept = class_dice(found, labels, 4)
+    assert kept.min() > (0.97 if geometry == "bilinear-256" else 1 - 1e-9)  # grey between two classes is a third one
 
 
 def test_native_geometry_resizes_to_the_recipe_and_back() -> None:
@@ -93,33 +101,85 @@ def test_native_geometry_resizes_to_the_recipe_and_back() -> None:
         return oracle(images)
 
     labels = (label_volume((3, 90, 70)) > 0).astype(np.uint8)
-    found = evaluate.label_map(predict, labels * SHADE, "native", 48, batch=2)
+    found = evaluate.label_map(predict, labels * SHADE, "native", Recipe(48), batch=2)
     assert seen == [(2, 1, 48, 48), (1, 1, 48, 48)]
     assert found.shape == labels.shape
     assert class_dice(found, labels, 4)[0] > 0.97
 
 
-def test_the_input_geometry_can_be_the_recipes_own() -> None:
-    calls: list[tuple[tuple[int, ...], int]] = []
+def test_native_geometry_of_crops_slides_half_a_window() -> None:
+    corners: list[float] = []
 
-    def to_input(slices: np.ndarray, side: int) -> Tensor:
-        calls.append((slices.shape, side))
-        return torch.zeros(len(slices), 1, side, side)
+    def predict(images: Tensor) -> Tensor:
+        assert images.shape[1:] == (1, 16, 16)
+        corners.extend(images[:, 0, 0, 0].mul(255).round().tolist())
+        return oracle(images)
 
-    evaluate.label_map(oracle, label_volume((3, 30, 20)), "native", 16, to_input=to_input)
-    evaluate.label_map(oracle, label_volume((3, 30, 20)), "zoom0-256", 16, to_input=to_input)
-    assert calls == [((3, 30, 20), 16), ((3, 256, 256), 256)]
+    places = np.add.outer(np.arange(32), np.zeros(24)).astype(np.uint8)[None]  # grey value = row
+    evaluate.label_map(predict, places, "native", Recipe(16, "crop"))
+    assert corners == [0, 0, 8, 8, 16, 16]  # rows 0, 8, 16 by columns 0, 8
 
 
-def test_batches_do_not_change_label_maps() -> None:
+def test_the_size_of_the_recipe_does_not_change_a_protocols_own() -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    def predict(images: Tensor) -> Tensor:
+        sizes.append(tuple(images.shape))
+        return oracle(images)
+
+    for geometry in ("zoom0-256", "bilinear-256", "tiles-224"):
+        evaluate.label_map(predict, label_volume((3, 300, 20)), geometry, Recipe(16))
+    # 300 pixels are two tiles of 224; three slices of 300 x 20 fit into one pass.
+    assert sizes == [(3, 1, 256, 256), (3, 1, 256, 256), (6, 1, 224, 224)]
+
+
+@pytest.mark.parametrize(
+    ("geometry", "recipe", "own"),
+    [
+        ("native", Recipe(100), True),
+        ("native", Recipe(100, "crop"), True),
+        ("zoom0-256", Recipe(256), True),
+        ("zoom0-256", Recipe(224), False),
+        ("bilinear-256", Recipe(256, "crop"), False),
+        ("tiles-224", Recipe(224, "crop"), True),
+        ("tiles-224", Recipe(224), False),
+    ],
+)
+def test_a_geometry_is_a_recipes_own_if_size_and_kind_agree(geometry: str, recipe: Recipe, own: bool) -> None:
+    assert evaluate.GEOMETRIES[geometry].own(recipe) is own
+
+
+@pytest.mark.parametrize("recipe", [Recipe(32), Recipe(16, "crop")])
+def test_batches_do_not_change_label_maps(recipe: Recipe) -> None:
     volume = np.random.default_rng(0).integers(0, 255, (7, 40, 44), np.uint8)
-    maps = [evaluate.label_map(oracle, volume, "native", 32, batch=batch) for batch in (1, 3, 7, 16)]
+    maps = [evaluate.label_map(oracle, volume, "native", recipe, batch=batch) for batch in (1, 3, 7, 16)]
     assert all(np.array_equal(maps[0], other) for other in maps[1:])
+
+
+@pytest.mark.parametrize("geometry", sorted(evaluate.GEOMETRIES))
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", ["resize", "crop"])
+def test_neighboring_slices_come_as_channels_across_batches(geometry: str, channels: int, kind: str) -> None:
+    seen: list[np.ndarray] = []
+
+    def predict(images: Tensor) -> Tensor:
+        seen.extend(images[:, :, 8, 8].mul(255).round().numpy().astype(int))
+        return torch.zeros(len(images), 2, *images.shape[-2:])
+
+    volume = np.broadcast_to(np.arange(1, 6, dtype=np.uint8)[:, None, None], (5, 16, 16))
+    if channels == 2:
+        volume = np.stack([volume, volume + 100], axis=-1)
+    found = evaluate.label_map(predict, volume, geometry, Recipe(16, kind, 3), batch=2)  # type: ignore[arg-type]
+    assert found.shape == (5, 16, 16)
+    around = [[1, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 5]]
+    expected = around if channels == 1 else [[v for n in row for v in (n, n + 100)] for row in around]
+    kept = {tuple(row) for row in expected}
+    assert [tuple(row) for row in seen if tuple(row) in kept] == [tuple(row) for row in expected]
 
 
 def test_unknown_geometry_is_named() -> None:
     with pytest.raises(InputError, match=r"unknown geometry 'natve' .*'native'"):
-        evaluate.label_map(oracle, label_volume(), "natve", 32)
+        evaluate.label_map(oracle, label_volume(), "natve", Recipe(32))
 
 
 @settings(max_examples=60, deadline=None)
@@ -127,15 +187,15 @@ def test_unknown_geometry_is_named() -> None:
 def test_zoom_of_order_nought_is_scipys(size: int, target: int) -> None:
     image = np.random.default_rng(size).integers(1, 255, (size, 33)).astype(np.uint8)
     expected = zoom(image, (target / size, 47 / 33), order=0)
-    assert np.array_equal(evaluate.zoom0(image[None], (target, 47))[0], expected)
-    colored = evaluate.zoom0(np.stack([image, image + 1], -1)[None], (target, 47))[0]
+    assert np.array_equal(zoom0(image[None], (target, 47))[0], expected)
+    colored = zoom0(np.stack([image, image + 1], -1)[None], (target, 47))[0]
     assert np.array_equal(colored[..., 0], expected)
 
 
 def test_zoom_keeps_scipys_lost_last_line() -> None:
     image = np.ones((255, 4), np.uint8)
     assert zoom(image, (354 / 255, 1), order=0)[-1].tolist() == [0] * 4
-    assert evaluate.zoom0(image[None], (354, 4))[0, -1].tolist() == [0] * 4
+    assert zoom0(image[None], (354, 4))[0, -1].tolist() == [0] * 4
 
 
 def test_the_zoom_geometry_is_the_published_loop() -> None:
@@ -146,7 +206,51 @@ def test_the_zoom_geometry_is_the_published_loop() -> None:
         small = zoom(image, (256 / height, 256 / width), order=0)
         labels = oracle(torch.from_numpy(small)[None, None].float() / 255).argmax(1)[0].numpy()
         expected.append(zoom(labels, (height / 256, width / 256), order=0))
-    assert np.array_equal(evaluate.label_map(oracle, volume, "zoom0-256", 64), np.stack(expected))
+    assert np.array_equal(evaluate.label_map(oracle, volume, "zoom0-256", Recipe(64)), np.stack(expected))
+
+
+def test_the_bilinear_geometry_is_the_published_loop() -> None:
+    volume = np.random.default_rng(1).integers(0, 256, (3, 216, 447)).astype(np.uint8)
+    images = torch.from_numpy(volume).float()[None] / 255  # UniMatch's loader: one scan a batch, slices as channels
+    small = functional.interpolate(images, (256, 256), mode="bilinear", align_corners=False).permute(1, 0, 2, 3)
+    full = functional.interpolate(oracle(small), (216, 447), mode="bilinear", align_corners=False)
+    found = evaluate.label_map(oracle, volume, "bilinear-256", Recipe(64))
+    assert np.array_equal(found, full.argmax(1).numpy())
+    antialiased = evaluate.label_map(oracle, volume, "native", Recipe(256))
+    assert not np.array_equal(found, antialiased)  # the recipe's own resizing is another one
+
+
+def release_tiles(image: np.ndarray, side: int = 224) -> np.ndarray:
+    """Tiles of one slice as the release cuts them, here with numpy alone."""
+    height, width = image.shape
+    padded = np.pad(image, [(0, -height % side), (0, -width % side)])
+    labels = np.zeros(padded.shape, np.uint8)
+    for top in range(0, padded.shape[0], side):
+        for left in range(0, padded.shape[1], side):
+            tile = padded[top : top + side, left : left + side].astype(np.float32) / 255
+            labels[top : top + side, left : left + side] = corner(torch.from_numpy(tile)[None, None]).argmax(1)[0]
+    return labels[:height, :width]
+
+
+def corner(images: Tensor) -> Tensor:
+    """A network whose classes depend on where in its input a pixel lies, and on the brightness of all of it."""
+    rows = torch.linspace(0, 1, images.shape[-1])[None, None, :, None]
+    return oracle(images * 0.5 + rows * 0.2 + images.mean(dim=(1, 2, 3), keepdim=True) * 0.3)
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (100, 90), (256, 216), (300, 500), (448, 224)])
+def test_the_tiles_are_the_releases(shape: tuple[int, int]) -> None:
+    volume = np.random.default_rng(2).integers(0, 256, (2, *shape)).astype(np.uint8)
+    found = evaluate.label_map(corner, volume, "tiles-224", Recipe(64))
+    assert np.array_equal(found, np.stack([release_tiles(image) for image in volume]))
+
+
+def test_an_image_of_one_tile_is_predicted_directly() -> None:
+    volume = np.random.default_rng(3).integers(0, 256, (2, 224, 224)).astype(np.uint8)
+    direct = corner(torch.from_numpy(volume).float()[:, None] / 255).argmax(1).numpy()
+    assert np.array_equal(evaluate.label_map(corner, volume, "tiles-224", Recipe(224, "crop")), direct)
+    assert np.array_equal(evaluate.label_map(corner, volume, "native", Recipe(224, "crop")), direct)
+    assert np.array_equal(evaluate.label_map(corner, volume, "native", Recipe(224)), direct)
 
 
 def test_label_maps_survive_the_disk(tmp_path: Path) -> None:
@@ -237,6 +341,79 @@ def test_merge_replaces_a_key_and_keeps_the_others(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["rows.parquet"]
 
 
+def test_rows_of_before_a_column_merge_read_and_average(tmp_path: Path) -> None:
+    path, labels = tmp_path / "rows.parquet", label_volume()
+    rows = scored({"p1_ED": labels}, {"p1_ED": labels}, protocols=["scan", "ssl4mis"])
+    old = rows.drop(columns=EXTRAS).assign(mark="kept")
+    old.to_parquet(path, index=False)
+    (mean, _) = evaluate.aggregate(old).to_dict("records")
+    assert mean["dice"] == 1
+    assert np.isnan([mean[name] for name in EXTRAS]).all()
+    evaluate.merge_rows(path, rows[rows["protocol"] == "scan"])
+    merged = pd.read_parquet(path)
+    assert list(merged.columns) == [*COLUMNS, "mark"]
+    assert merged["empty_prediction"].dtype == bool
+    known = merged.set_index("protocol")["slice_consistency"].notna()
+    assert known["scan"].all() and not known["ssl4mis"].any()
+    assert len(merged) == 6
+    assert len(evaluate.aggregate(merged)) == 2
+
+
+def test_columns_of_lesions_are_filled_for_lesions_alone() -> None:
+    labels = label_volume()
+    found = np.where(labels == 1, 0, labels)
+    found[0, 0, :3] = 1
+    rows = scored({"p1_ED": found}, {"p1_ED": labels}, (10.0, 1.5, 2.0), lesions={"RV": 2.0, "other": 1.0})
+    rows = rows.set_index("class_name")
+    assert rows.loc[["Myo", "LV"], LESIONS].isna().all(axis=None)
+    voxels = 3 - int((labels == 1).sum())
+    values = {"lesions": 1, "lesions_found": 0, "lesion_sensitivity": 0, "false_positives": 1, "surface_dice": 0}
+    values |= {"volume_error_voxel": voxels, "volume_error_ml": pytest.approx(voxels * 30 / 1000)}
+    assert rows.loc["RV", LESIONS].to_dict() == values
+    assert scored({"p1_ED": found}, {"p1_ED": labels})[LESIONS].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(("protocol", "surface"), [("scan", 1.0), ("ssl4mis", 0.0)])
+def test_an_absent_lesion_scores_as_the_protocol_has_it(protocol: str, surface: float) -> None:
+    healthy = {"p1_ED": np.zeros((3, 8, 8), np.uint8)}
+    rows = scored(healthy, healthy, (5.0, 1.0, 1.0), protocols=[protocol], lesions={"RV": 2.0})
+    found = rows.set_index("class_name").loc["RV"]
+    assert found[["lesions", "lesions_found", "false_positives"]].tolist() == [0, 0, 0]
+    assert np.isnan(found["lesion_sensitivity"])
+    assert found["surface_dice"] == surface
+    assert found["volume_error_ml"] == found["volume_error_voxel"] == 0
+
+
+def test_aggregate_sums_lesions_and_averages_what_is_known() -> None:
+    labels, healthy = label_volume(), np.zeros((5, 60, 52), np.uint8)
+    wrong = healthy.copy()
+    wrong[0, 0, 0] = wrong[0, 5, 5] = 1
+    predictions = {"p1_ED": labels, "p2_ED": np.where(labels == 1, 0, labels).astype(np.uint8), "p3_ED": wrong}
+    references = {"p1_ED": labels, "p2_ED": labels, "p3_ED": healthy}
+    rows = scored(predictions, references, (5.0, 1.0, 1.0), lesions={"RV": 1.0})
+    (mean,) = evaluate.aggregate(rows).to_dict("records")
+    assert (mean["lesions"], mean["lesions_found"]) == (2, 1)
+    assert mean["lesion_sensitivity"] == 0.5  # of the two cases that have one
+    assert mean["false_positives"] == pytest.approx(2 / 3)  # per scan, healthy ones too
+    assert mean["surface_dice"] == pytest.approx(1 / 3)
+    assert mean["slice_consistency"] == pytest.approx(rows["slice_consistency"].mean())
+    rows.loc[rows.index[0], "volume_error_ml"] = np.nan
+    (mean,) = evaluate.aggregate(rows).to_dict("records")
+    assert np.isnan(mean["volume_error_ml"])
+
+
+def test_slice_consistency_is_that_of_each_mask() -> None:
+    labels = label_volume()
+    torn = labels.copy()
+    torn[2] = np.roll(torn[2], 9, 0)
+    rows = scored({"p1_ED": torn}, {"p1_ED": labels})
+    assert (rows["slice_consistency"] < rows["slice_consistency_reference"]).all()
+    expected = [slice_consistency(labels == index) for index in (1, 2, 3)]
+    assert rows["slice_consistency_reference"].tolist() == expected
+    image = {"a": labels[:1]}
+    assert scored(image, image, protocols=["image"])[CONSISTENCY].isna().all(axis=None)
+
+
 def test_aggregate_counts_empties_and_averages_beside_them() -> None:
     labels = label_volume()
     lost = np.where(labels == 1, 0, labels)  # the RV is gone
@@ -322,6 +499,7 @@ def test_scorer_equals_medpy_on_all_whole_validation_scans() -> None:
 def test_the_256_px_round_trip_keeps_real_labels() -> None:
     labels = acdc(20)
     kept = [
-        class_dice(evaluate.label_map(oracle, array * SHADE, "zoom0-256", 256), array, 4) for array in labels.values()
+        class_dice(evaluate.label_map(oracle, array * SHADE, "zoom0-256", Recipe(256)), array, 4)
+        for array in labels.values()
     ]
     assert np.mean(kept) >= 0.999

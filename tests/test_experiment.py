@@ -247,8 +247,8 @@ def test_weights_are_scored_only_by_the_code_that_trained_them(whole, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(whole.store, store)
     folder = RunFolder(store, whole.identity)
-    folder.update(code={**folder.status()["code"], "vqseg.decoder": "0" * 16})
-    with pytest.raises(InputError, match=r"vqseg.decoder changed since it was trained \(commit .*train it again"):
+    folder.update(code={**folder.status()["code"], "vqseg.network": "0" * 16})
+    with pytest.raises(InputError, match=r"vqseg.network changed since it was trained \(commit .*train it again"):
         experiment.evaluate(folder, part="test")
 
 

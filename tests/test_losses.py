@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from vqseg.losses import cross_entropy, dice_loss, pseudo_labels, ramp, segmentation_loss
+from vqseg.losses import IGNORE, cross_entropy, dice_loss, info_nce, pseudo_labels, ramp, segmentation_loss
 
 
 def logits_for(labels, sure=20.0, classes=3):
@@ -46,7 +46,35 @@ def test_the_ramp_starts_low_rises_and_stays_at_one():
 def test_pseudo_labels_below_the_threshold_have_no_weight():
     logits = torch.zeros(1, 2, 1, 2)
     logits[0, 1, 0, 0] = 5.0
-    label, confidence, weight = pseudo_labels(logits, 0.9)
+    label, confidence, weight = pseudo_labels(logits, torch.full((2,), 0.9))
     assert label.tolist() == [[[1, 0]]] and weight.tolist() == [[[1.0, 0.0]]]
     assert confidence[0, 0, 1] == 0.5
-    assert pseudo_labels(logits, 0.0)[2].tolist() == [[[1.0, 1.0]]]
+    assert pseudo_labels(logits, torch.zeros(2))[2].tolist() == [[[1.0, 1.0]]]
+
+
+def test_each_class_has_its_own_threshold():
+    logits = torch.zeros(1, 2, 1, 2)
+    logits[0, 1, 0, 0] = logits[0, 0, 0, 1] = 1.0  # both at .73
+    assert pseudo_labels(logits, torch.tensor([0.9, 0.6]))[2].tolist() == [[[1.0, 0.0]]]
+
+
+@pytest.mark.parametrize("kind", ["ce", "dice_ce"])
+def test_ignored_pixels_are_as_if_they_were_not_there(kind):
+    generator = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(2, 3, 4, 6, generator=generator), torch.randint(3, (2, 4, 6), generator=generator)
+    weight = torch.rand(2, 4, 6, generator=generator)
+    cut = target.clone()
+    cut[:, :, 4:] = IGNORE
+    for given in (None, weight):
+        small = None if given is None else given[:, :, :4]
+        found = segmentation_loss(kind, logits, cut, given)
+        assert found == pytest.approx(segmentation_loss(kind, logits[..., :4], target[:, :, :4], small).item(), rel=1e-5)
+    assert torch.isfinite(segmentation_loss(kind, logits, torch.full_like(target, IGNORE), weight))
+
+
+def test_info_nce_is_the_log_of_the_places_for_equal_features_and_small_for_distinct_ones():
+    same = torch.ones(2, 9, 4)
+    assert info_nce(torch.randn(2, 9, 4), same, 0.07) == pytest.approx(math.log(9))
+    distinct = torch.eye(9)[None].repeat(2, 1, 1)
+    assert info_nce(3 * distinct, distinct, 0.07) == pytest.approx(math.log(1 + 8 * math.exp(-1 / 0.07)), abs=1e-6)
+    assert info_nce(distinct.roll(1, 1), distinct, 0.07) > 10

@@ -11,9 +11,9 @@ from torch import nn
 from vqseg import experiment, streams
 from vqseg.augment import CutMix
 from vqseg.config import Schedule, load_config
-from vqseg.dataset import Batch, Labelled, Unlabelled
-from vqseg.decoder import UNetDecoder
-from vqseg.encoder import UNetEncoder
+from vqseg.dataset import Batch, Labelled, Strong, Unlabelled
+from vqseg.decoders.unet import UNetDecoder
+from vqseg.encoders.unet import UNetEncoder
 from vqseg.methods import Supervised, VQSeg
 from vqseg.network import SegmentationNetwork
 from vqseg.optimizer import OPTIMIZERS, set_rate
@@ -26,11 +26,11 @@ WEIGHTS = {"reconstruction_weight": 0.6, "codebook_weight": 0.8, "commitment": 0
 SEMI = {"unlabelled_weight": 0.9, "perturbed_weight": 0.7, "strong_weight": 1.3, "warmup_steps": 3, "ramp_steps": 6}
 
 
-def a_network(dual, skips=True):
+def a_network(dual, skips=True, adapter=None):
     encoder = UNetEncoder(1, "batch", widths=(4, 8, 12), dropout=(0.0, 0.0, 0.0))
-    image = UNetDecoder(encoder.dims, 1, "batch", False) if dual else None
-    segment = UNetDecoder(encoder.dims, CLASSES, "batch", skips)
-    network = SegmentationNetwork(encoder, MappedQuantizer(12, num_codes=20), segment, image)
+    image = UNetDecoder(encoder.dims, encoder.strides, 1, "batch", False) if dual else None
+    segment = UNetDecoder(encoder.dims, encoder.strides, CLASSES, "batch", skips)
+    network = SegmentationNetwork(encoder, MappedQuantizer(12, num_codes=20), segment, image, adapter)
     streams.initialize(network, SEED)
     network.quantizer.table.mul_(3)
     return network.train()
@@ -43,13 +43,15 @@ def a_batch():
     box[0, :9, 2:14], box[2, 5:, :11] = True, True
     mask = torch.randint(CLASSES, (2, 16, 16), generator=generator)
     mix = CutMix(box, torch.tensor([1, 2, 0]))
-    return Batch(Labelled(images[:2], mask), Unlabelled(images[2:5], images[5:], mix))
+    return Batch(Labelled(images[:2], mask), Unlabelled(images[2:5], [Strong(images[5:], mix)]))
 
 
 def a_method(family=VQSeg, *, dual=True, separate=True, kind="ce", perturbation=None, **options):
     perturbation = perturbation or QPM(rate=0.8)
-    setup = Setup(SEED, 0.9, separate)
-    network = a_network(dual, skips=options.pop("skips", True))
+    prior = options.pop("prior", None)
+    setup = Setup(SEED, 0.9, separate, ("background", "a", "b"), prior)
+    adapter = nn.Conv2d(12, prior.dim, 1) if prior else None
+    network = a_network(dual, options.pop("skips", True), adapter)
     semi = SEMI if family is VQSeg else {}
     options = {**WEIGHTS, **semi, **options}
     method = family(network, perturbation, setup, segmentation=kind, dual_branch=dual, **options)
@@ -60,7 +62,7 @@ def a_method(family=VQSeg, *, dual=True, separate=True, kind="ce", perturbation=
         logits = method.teacher(a_batch().unlabelled.weak).logits
         method.teacher.segment_decoder.head.bias -= logits.mean((0, 2, 3))
     if family is VQSeg:
-        method.confidence = teach(method, a_batch().unlabelled.weak)[1].median().item()
+        method.thresholds.fill_(teach(method, a_batch().unlabelled.weak)[1].median().item())
     return method
 
 
@@ -120,7 +122,7 @@ def labelled_terms(method, kind, batch, logits, tokens, encoded):
 
 def by_hand(method, batch, step, kind="ce", perturbed=True):
     network, views = method.student, batch.unlabelled
-    encoded = network.encode(torch.cat([batch.labelled.image, views.strong, views.weak]))
+    encoded = network.encode(torch.cat([batch.labelled.image, views.strong[0].image, views.weak]))
     indices, tokens = nearest(network, encoded)
     weak = encoded.part(5, 8)
     shaken = tokens[5:]
@@ -128,9 +130,9 @@ def by_hand(method, batch, step, kind="ce", perturbed=True):
         drawn = drawn_from_the_steps_stream(method, network.quantize(weak.tokens), step)
         shaken = straight_through(weak.tokens, network.codes()[drawn])
     label, confidence = teach(method, views.weak)
-    weight = (confidence >= method.confidence).float()
+    weight = (confidence >= method.thresholds[0]).float()
     assert 0.2 < weight.mean() < 0.8
-    box, partner = views.mix.box, views.mix.partner
+    box, partner = views.strong[0].mix.box, views.strong[0].mix.partner
     mixed_label, mixed_weight = label.clone(), weight.clone()
     mixed_label[box], mixed_weight[box] = label[partner][box], weight[partner][box]
     assert not torch.equal(mixed_label, label) and not torch.equal(mixed_weight, weight)
@@ -253,7 +255,7 @@ def test_separate_statistics_are_those_of_the_clean_decode_alone(separate):
     method = a_method(separate=separate)
     batch, twin = a_batch(), copy.deepcopy(method.student)
     method.losses(batch, STEP)
-    encoded = twin.encode(torch.cat([batch.labelled.image, batch.unlabelled.strong, batch.unlabelled.weak]))
+    encoded = twin.encode(torch.cat([batch.labelled.image, batch.unlabelled.strong[0].image, batch.unlabelled.weak]))
     tokens = nearest(twin, encoded)[1]
     twin.segment(tokens[:5], encoded.part(0, 5))
     twin.reconstruct(tokens[:2], encoded.part(0, 2))
@@ -286,14 +288,134 @@ def test_the_logged_shares_of_pseudo_labels_are_counted_on_the_teachers_output()
     label, confidence = teach(method, a_batch().unlabelled.weak)
     logs = method.losses(a_batch(), STEP).logs
     assert logs["pseudo/confidence"].item() == pytest.approx(confidence.mean().item())
-    assert logs["pseudo/coverage"].item() == pytest.approx((confidence >= method.confidence).float().mean().item())
+    assert logs["pseudo/coverage"].item() == pytest.approx((confidence >= method.thresholds[0]).float().mean().item())
     assert logs["pseudo/foreground"].item() == pytest.approx((label > 0).float().mean().item())
+
+
+class APrior:
+    """Says fixed features of an image: what it saw is kept to be looked at."""
+
+    dim = 5
+
+    def __init__(self, grid):
+        self.grid, self.seen = grid, []
+
+    def features(self, images, grid, part, rows):
+        self.seen.append((images, grid, part, rows))
+        generator = torch.Generator().manual_seed(len(images))
+        return torch.randn(len(images), self.dim, *self.grid, generator=generator)
+
+
+def contrast(tokens, features, temperature):
+    """InfoNCE, place by place."""
+    losses = []
+    for ours, theirs in zip(tokens, features, strict=True):
+        for place, token in enumerate(ours):
+            cosine = torch.stack([torch.cosine_similarity(token, other, dim=0) for other in theirs]) / temperature
+            losses.append(-cosine.log_softmax(0)[place])
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (2, 2), (8, 8)])
+def test_alignment_is_info_nce_of_clean_tokens_on_the_coarser_grid(grid):
+    prior = APrior(grid)
+    method = a_method(prior=prior, align_weight=1.7, align_temperature=0.2)
+    batch, network = a_batch(), method.student
+    found = method.losses(batch, STEP).losses["align"]
+    assert [(part, rows) for _, _, part, rows in prior.seen] == [("labelled", None), ("unlabelled", None)]
+    assert torch.equal(prior.seen[0][0], batch.labelled.image) and torch.equal(prior.seen[1][0], batch.unlabelled.weak)
+    encoded = network.encode(torch.cat([batch.labelled.image, batch.unlabelled.strong[0].image, batch.unlabelled.weak]))
+    _, tokens = nearest(network, encoded)
+    tokens = torch.cat([tokens[:2], tokens[5:]]).transpose(1, 2).unflatten(2, encoded.grid)
+    features = torch.cat([prior.features(batch.labelled.image, 0, 0, 0), prior.features(batch.unlabelled.weak, 0, 0, 0)])
+    coarse = (min(4, grid[0]), min(4, grid[1]))
+    halve = nn.functional.avg_pool2d
+    tokens = tokens if coarse == (4, 4) else halve(tokens, 2)
+    features = halve(features, grid[0] // coarse[0])
+    adapted = network.adapter(tokens).flatten(2).transpose(1, 2)
+    expected = 1.7 * contrast(adapted, features.flatten(2).transpose(1, 2), 0.2)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    found.backward()
+    assert network.adapter.weight.grad.abs().sum() > 0
+    assert all(value.grad.abs().sum() > 0 for value in network.encoder.parameters())
+
+
+def test_the_warm_up_and_supervised_training_align_labelled_images():
+    for family, step in ((VQSeg, 2), (Supervised, STEP)):
+        prior = APrior((4, 4))
+        assert "align" in a_method(family, prior=prior).losses(a_batch(), step).losses
+        assert [part for _, _, part, _ in prior.seen] == ["labelled"]
+
+
+def two_views():
+    batch = a_batch()
+    view = batch.unlabelled.strong[0]
+    other = Strong(view.image.flip(3), CutMix(view.mix.box.flip(1), torch.tensor([2, 0, 1])))
+    return Batch(batch.labelled, Unlabelled(batch.unlabelled.weak, [view, other]))
+
+
+def test_the_releases_form_perturbs_both_strong_views_and_sees_no_weak_one():
+    options = {"perturb": "strong", "codebook_passes": "separate", "labelled_weight": 2.5, "dual": False}
+    method = a_method(**options)
+    twin, batch = copy.deepcopy(method), two_views()
+    outcome = method.losses(batch, STEP)
+    views, network = batch.unlabelled, twin.student
+    encoded = network.encode(torch.cat([batch.labelled.image, *(view.image for view in views.strong)]))
+    indices, tokens = nearest(network, encoded)
+    strong = encoded.part(2, 8)
+    drawn = drawn_from_the_steps_stream(twin, network.quantize(strong.tokens), STEP)
+    clean = network.segment(tokens[:2], encoded.part(0, 2))
+    with torch.no_grad():
+        for norm in (m for m in network.segment_decoder.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.track_running_stats = False
+    logits = network.segment(straight_through(strong.tokens, network.codes()[drawn]), strong)
+    label, confidence = teach(twin, views.weak)
+    weight = (confidence >= method.thresholds[0]).float()
+    losses = [
+        segmentation("ce", logits[3 * k : 3 * k + 3], view.mix.mix(label), view.mix.mix(weight))
+        for k, view in enumerate(views.strong)
+    ]
+    parts = [codebook_terms(network, encoded.part(a, b), indices[a:b]) for a, b in ((0, 2), (2, 8))]
+    scale = 0.9 * math.exp(-5 * (1 - (STEP - 3) / 6) ** 2)
+    expected = {
+        "labelled": 2.5 * segmentation("ce", clean, batch.labelled.mask),
+        "strong": scale * 1.3 * (losses[0] + losses[1]) / 2,
+        **{name: parts[0][name] + parts[1][name] for name in parts[0]},
+    }
+    same_terms(outcome.losses, expected)
+    assert outcome.indices.shape[0] == 8
+
+
+def test_pixels_outside_of_the_image_count_in_no_loss():
+    there = torch.ones(3, 16, 16, dtype=torch.bool)
+    there[:, 10:] = False
+    method, batch = a_method(), a_batch()
+    cut = Unlabelled(batch.unlabelled.weak, batch.unlabelled.strong, there)
+    mask = batch.labelled.mask.clone()
+    mask[:, :, 12:] = 255
+    outcome = copy.deepcopy(method).losses(Batch(Labelled(batch.labelled.image, mask), cut), STEP)
+    whole = method.losses(batch, STEP)
+    assert outcome.losses["labelled"] != whole.losses["labelled"]
+    assert outcome.losses["perturbed"] != whole.losses["perturbed"]
+    assert all(torch.isfinite(value) for value in outcome.losses.values())
+
+
+def test_thresholds_may_differ_by_class():
+    method = a_method(class_confidence={"b": 0.25}, confidence=0.9)
+    assert method.thresholds.shape == (3,)
+    fresh = VQSeg(a_network(False), QPM(), Setup(0, 0.9, True, ("background", "a", "b")), dual_branch=False,
+                  confidence=0.9, class_confidence={"b": 0.25})
+    assert fresh.thresholds.tolist() == pytest.approx([0.9, 0.9, 0.25])
+    with pytest.raises(ValueError, match="'c'; the classes are background, a, b"):
+        a_method(class_confidence={"c": 0.25})
+    with pytest.raises(ValueError, match="b must lie in"):
+        a_method(class_confidence={"b": 1.0})
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_the_rate_decays_as_a_power_and_the_encoder_has_its_own(name):
     network = a_network(dual=True)
-    groups = VQSeg(network, QPM(), Setup(0, 0.9, True)).groups()
+    groups = VQSeg(network, QPM(), Setup(0, 0.9, True, ("background", "a", "b"))).groups()
     optimizer = OPTIMIZERS[name](groups, lr=0.2, encoder_factor=0.25, weight_decay=0.03)
     encoder, head = optimizer.param_groups
     assert {id(p) for p in encoder["params"]} == {id(p) for p in network.encoder.parameters()}

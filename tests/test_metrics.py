@@ -200,3 +200,78 @@ def test_token_classes_equal_supersampling() -> None:
     cells = fine.reshape(2, 4, 9, 6, 5).transpose(0, 1, 3, 2, 4).reshape(2, 4, 6, 45)
     expected = np.stack([(cells == k).sum(-1) for k in range(4)]).argmax(0)
     assert np.array_equal(metrics.token_classes(mask, (4, 6), 4), expected)
+
+
+def line(*columns: int, width: int = 10) -> np.ndarray:
+    """One row of pixels, all of which are surface."""
+    mask = np.zeros((1, width), bool)
+    mask[0, list(columns)] = True
+    return mask
+
+
+@pytest.mark.parametrize(("tolerance", "expected"), [(0, 0.8), (0.99, 0.8), (1, 0.9), (2, 1.0), (9, 1.0)])
+def test_surface_dice_is_the_share_of_both_surfaces_within_the_tolerance(tolerance: float, expected: float) -> None:
+    # Six pixels against four: those in columns 4 and 5 lie 1 and 2 pixels from the nearest of the other.
+    one, other = line(0, 1, 2, 3, 4, 5), line(0, 1, 2, 3)
+    assert metrics.surface_dice(one, other, tolerance) == pytest.approx(expected, abs=1e-15)
+    assert metrics.surface_dice(other, one, tolerance) == pytest.approx(expected, abs=1e-15)
+
+
+def test_surface_dice_in_mm_on_anisotropic_voxels() -> None:
+    one, other = np.zeros((3, 5, 5), bool), np.zeros((3, 5, 5), bool)
+    one[1, 2, 2] = other[2, 2, 2] = True
+    assert metrics.surface_dice(one, other, 4.999, (5.0, 1.0, 1.0)) == 0
+    assert metrics.surface_dice(one, other, 5.0, (5.0, 1.0, 1.0)) == 1
+    assert metrics.surface_dice(one, np.roll(one, 1, 2), 1.0, (5.0, 1.0, 1.0)) == 1
+    assert metrics.surface_dice(one, other, 1.0) == 1
+
+
+def test_a_distance_equal_to_the_tolerance_is_within_it_whatever_floats_say() -> None:
+    assert 3 * 0.1 > 0.3
+    assert metrics.surface_dice(line(0), line(3), 0.3, (1.0, 0.1)) == 1
+
+
+@pytest.mark.parametrize("spacing", [None, (4.0, 1.0, 0.5)])
+def test_surface_dice_equals_all_pairs_of_surface_voxels(spacing: tuple[float, ...] | None) -> None:
+    one, other = blob((6, 14, 15), 0, (2.5, 6, 7), 0.5), blob((6, 14, 15), 1, (2.5, 7, 8), 0.45)
+    points = []
+    for mask in (one, other):
+        padded = np.pad(mask, 1)
+        inner = np.ones_like(mask)
+        for axis in range(3):
+            for step in (-1, 1):
+                inner &= np.roll(padded, step, axis)[1:-1, 1:-1, 1:-1]
+        points.append(np.argwhere(mask & ~inner) * np.array(spacing or (1, 1, 1)))
+    apart = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
+    for tolerance in (0.0, 1.0, 2.0, 3.5):
+        within = (apart.min(1) <= tolerance).sum() + (apart.min(0) <= tolerance).sum()
+        expected = within / sum(map(len, points))
+        assert metrics.surface_dice(one, other, tolerance, spacing) == pytest.approx(expected, abs=1e-12)
+
+
+def test_surface_dice_refuses_what_has_no_surface() -> None:
+    with pytest.raises(ValueError, match="reference is empty"):
+        metrics.surface_dice(line(1), line(), 1.0)
+    with pytest.raises(ValueError, match="2 positive lengths"):
+        metrics.surface_dice(line(1), line(2), 1.0, (1.0,))
+
+
+def stack(*slices: tuple[int, ...]) -> np.ndarray:
+    return np.stack([line(*columns) for columns in slices])
+
+
+def test_slice_consistency_is_the_mean_dice_of_neighboring_slices() -> None:
+    assert metrics.slice_consistency(stack((1, 2), (1, 2), (1, 2))) == 1
+    # Dice 2 * 1 / 4, then 2 * 1 / 3.
+    assert metrics.slice_consistency(stack((1, 2), (2, 3), (3,))) == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_slice_consistency_looks_from_the_first_slice_of_a_class_to_its_last() -> None:
+    assert metrics.slice_consistency(stack((), (), (1, 2), (1, 2), ())) == 1  # where it ends is no inconsistency
+    assert metrics.slice_consistency(stack((1,), (), (1,))) == 0  # a hole is
+    assert metrics.slice_consistency(stack((1,), (1,), (), (), (1,))) == pytest.approx(1 / 3)  # pairs 1-2, 2-3, 4-5
+
+
+@pytest.mark.parametrize("slices", [((), ()), ((1,), ()), ((1, 2),)])
+def test_slice_consistency_needs_a_pair(slices: tuple[tuple[int, ...], ...]) -> None:
+    assert np.isnan(metrics.slice_consistency(stack(*slices)))

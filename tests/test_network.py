@@ -4,8 +4,8 @@ from torch import nn
 
 from vqseg import experiment, streams
 from vqseg.config import load_config
-from vqseg.decoder import UNetDecoder
-from vqseg.encoder import UNetEncoder
+from vqseg.decoders.unet import UNetDecoder
+from vqseg.encoders.unet import UNetEncoder
 from vqseg.errors import InputError
 from vqseg.network import SegmentationNetwork, running_statistics_kept
 from vqseg.quantizers import QUANTIZERS
@@ -14,9 +14,12 @@ from vqseg.teacher import follow, make_teacher
 
 def network(norm="batch", skips=True, dual=False, quantizer="mapped", seed=0):
     encoder = UNetEncoder(1, norm, widths=(4, 8, 12), dropout=(0.0, 0.0, 0.0))
-    image = UNetDecoder(encoder.dims, 1, norm, False) if dual else None
+    image = UNetDecoder(encoder.dims, encoder.strides, 1, norm, False) if dual else None
     built = SegmentationNetwork(
-        encoder, QUANTIZERS[quantizer](12, num_codes=20), UNetDecoder(encoder.dims, 4, norm, skips), image
+        encoder,
+        QUANTIZERS[quantizer](12, num_codes=20),
+        UNetDecoder(encoder.dims, encoder.strides, 4, norm, skips),
+        image,
     )
     streams.initialize(built, seed)
     return built
@@ -50,9 +53,22 @@ def test_the_image_decoder_sees_codes_alone():
 
 def test_the_unet_of_the_field_has_1_8_million_parameters():
     encoder = UNetEncoder(1, "batch")
-    decoder = UNetDecoder(encoder.dims, 4, "batch", True)
+    decoder = UNetDecoder(encoder.dims, encoder.strides, 4, "batch", True)
     total = sum(p.numel() for part in (encoder, decoder) for p in part.parameters())
     assert total == pytest.approx(1.81e6, rel=0.01)
+
+
+def test_a_decoder_of_a_pyramid_refuses_maps_of_one_size():
+    with pytest.raises(ValueError, match="use decoder dpt"):
+        UNetDecoder((8, 8), (14, 14), 4, "batch", True)
+
+
+def test_what_is_pretrained_keeps_its_weights():
+    built = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+    built[1].pretrained = True
+    before = [p.clone() for p in built.parameters()]
+    streams.initialize(built, 0)
+    assert [torch.equal(p, b) for p, b in zip(built.parameters(), before, strict=True)] == [False, False, True, True]
 
 
 def test_perturbed_passes_leave_the_running_statistics_alone():
@@ -101,13 +117,14 @@ def test_arms_of_a_study_share_data_order_augmentation_and_every_shared_initial_
         plan = experiment.plan(
             load_config("smoke", [*tiny, f"perturbation={arm}"]), root=phantom_root, split=None, store=tmp_path
         )
-        method = experiment.build_method(plan, torch.device("cpu"))
-        trainer = experiment._trainer(plan, plan.folder, method, torch.device("cpu"), "fp32")
+        stores = experiment._stores(plan, torch.device("cpu"))
+        method = experiment.build_method(plan, torch.device("cpu"), stores)
+        trainer = experiment._trainer(plan, plan.folder, method, stores, torch.device("cpu"), "fp32")
         built.append((method, trainer.batches.at(5)))
     first, batch = built[0]
     for method, other in built[1:]:
         for a, b in zip(first.student.parameters(), method.student.parameters(), strict=True):
             assert torch.equal(a, b)
         assert torch.equal(batch.labelled.image, other.labelled.image)
-        assert torch.equal(batch.unlabelled.strong, other.unlabelled.strong)
-        assert torch.equal(batch.unlabelled.mix.box, other.unlabelled.mix.box)
+        for one, two in zip(batch.unlabelled.strong, other.unlabelled.strong, strict=True):
+            assert torch.equal(one.image, two.image) and torch.equal(one.mix.box, two.mix.box)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from vqseg import experiment, streams
 from vqseg.config import load_config
-from vqseg.manifest import read_mask, scans_of
+from vqseg.manifest import read_image, read_mask, scans_of
 from vqseg.perturbations import QPM, Uniform
+from vqseg.store import to_unit, with_context
 from vqseg.validation import Validation
 
 SEED = 3
@@ -89,3 +90,91 @@ def test_the_students_dice_is_its_own_and_a_class_has_its_column(scene):
     for index, label in enumerate(validation.classes[1:]):
         assert values[f"val/dice_teacher_{label}"] == pytest.approx(np.mean([row[index] for row in scores["teacher"]]))
     assert values["perturbation/pi_perplexity"] == pytest.approx(QPM().perplexity(teacher.codes()).item())
+
+
+def networks(root, overrides, store):
+    """Return the plan, two networks that do not segment alike, and a maker of validations."""
+    plan = experiment.plan(load_config("smoke", overrides), root=root, split=None, store=store)
+    scans = scans_of(plan.manifest, plan.split, "val")
+    teacher = experiment.build_network(plan, torch.device("cpu")).eval()
+    student = copy.deepcopy(teacher)
+    with torch.no_grad():
+        teacher.segment_decoder.head.bias.zero_()
+        student.segment_decoder.head.weight.mul_(-1)
+
+    def validation(**options):
+        keys = {"classes": plan.manifest.classes, "device": torch.device("cpu"), "seed": SEED}
+        return Validation(root, scans, **keys, **options)
+
+    return scans, teacher, student, validation
+
+
+@pytest.mark.parametrize("context", [1, 3])
+def test_windows_as_large_as_the_slices_measure_what_resizing_does(phantom_root, tiny, tmp_path, context):
+    overrides = [*tiny, "data.size_px=32", f"data.context={context}", "network.skips=false"]
+    _, teacher, student, validation = networks(phantom_root, overrides, tmp_path)
+    measured = [
+        validation(size_px=32, geometry=geometry, context=context).measure(teacher, student, QPM(rate=0.5))
+        for geometry in ("resize", "crop")
+    ]
+    assert measured[0] == measured[1]
+    assert measured[0]["reach/flips_uniform"] > 0
+
+
+@torch.no_grad()
+def windows_one_by_one(network, volume, number, arms):
+    """Four slices of 32 pixels are sixteen windows of 16: one pass. Labels (S, H, W), undisturbed and per arm."""
+    images, codes = to_unit(volume), network.codes()
+    streamed = [(arm, streams.generator(SEED, "validation", name, number)) for name, arm in arms.items()]
+    labels = [np.zeros((len(images), 32, 32), np.uint8) for _ in range(1 + len(arms))]
+    for start in range(0, len(images), 4):
+        places = [
+            (image, top, left)
+            for image in range(start, min(start + 4, len(images)))
+            for top in (0, 16)
+            for left in (0, 16)
+        ]
+        batch = torch.stack([images[i, :, y : y + 16, x : x + 16] for i, y, x in places])
+        encoded = network.encode(batch)
+        quantized = network.quantize(encoded.tokens)
+        tokens = [codes[quantized.indices]]
+        tokens += [codes[arm.draw(quantized, codes, stream)] for arm, stream in streamed]
+        for own, each in zip(labels, tokens):
+            for (i, y, x), window in zip(places, network.segment(each, encoded).argmax(1).numpy()):
+                own[i, y : y + 16, x : x + 16] = window
+    return labels
+
+
+@pytest.mark.parametrize("context", [1, 3])
+def test_crops_are_measured_in_windows_side_by_side(phantom_root, tiny, tmp_path, context):
+    overrides = [*tiny, "data.geometry=crop", f"data.context={context}", "network.skips=false"]
+    scans, teacher, student, validation = networks(phantom_root, overrides, tmp_path)
+    arms = {"own": QPM(rate=0.5), "uniform": Uniform(rate=1.0)}
+    values = validation(size_px=16, geometry="crop", context=context).measure(teacher, student, arms["own"])
+    clean, taught, shaken, flipped, pixels = [], [], {name: [] for name in arms}, dict.fromkeys(arms, 0), 0
+    for number, scan in enumerate(scans):
+        volume, mask = with_context(read_image(phantom_root, scan), context), read_mask(phantom_root, scan)
+        labels, *others = windows_one_by_one(teacher, volume, number, arms)
+        clean.append(dice(labels, mask, 4))
+        taught.append(dice(windows_one_by_one(student, volume, number, {})[0], mask, 4))
+        for name, found in zip(arms, others):
+            shaken[name].append(dice(found, mask, 4))
+            flipped[name] += (found != labels).sum()
+        pixels += mask.size
+    assert values["val/dice_teacher"] == pytest.approx(np.mean(clean))
+    assert values["val/dice_student"] == pytest.approx(np.mean(taught))
+    for name in arms:
+        assert 0 < flipped[name] < pixels
+        assert values[f"reach/flips_{name}"] == pytest.approx(flipped[name] / pixels)
+        assert values[f"reach/dice_{name}"] == pytest.approx(np.mean(clean) - np.mean(shaken[name]))
+
+
+def test_many_slices_and_large_planes_go_in_several_runs(scene, monkeypatch):
+    inputs, teacher, student, _, _ = scene
+    whole = inputs.measure(teacher, student, QPM(rate=0.0))
+    monkeypatch.setattr("vqseg.validation.LOGITS", 1)
+    assert inputs.measure(teacher, student, QPM(rate=0.0)) == whole
+    monkeypatch.setattr("vqseg.validation.SLICES", 2)
+    parts = inputs.measure(teacher, student, QPM(rate=0.0))
+    for name in ("val/dice_teacher", "val/dice_student", "reach/flips_own"):
+        assert parts[name] == pytest.approx(whole[name], abs=1e-6)

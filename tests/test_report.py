@@ -25,6 +25,7 @@ from vqseg.report import (
     content,
     curves,
     epsilon,
+    numbers,
     published,
     reach,
     sweep,
@@ -149,9 +150,9 @@ def test_columns_metric_and_decimals_are_the_users(tmp_path):
 
 
 def test_signs_are_true_minuses_and_zero_has_none():
-    assert arms.signed(-1.234, 1) == "−1.2"
-    assert arms.signed(0.04, 1) == "0.0"
-    assert arms.signed(0.26, 1) == "+0.3"
+    assert numbers.signed(-1.234, 1) == "−1.2"
+    assert numbers.signed(0.04, 1) == "0.0"
+    assert numbers.signed(0.26, 1) == "+0.3"
 
 
 # what may stand together
@@ -441,7 +442,7 @@ def test_the_report_opens_with_the_banner_and_says_phantom_and_what_is_missing(r
     folder = store / "reports" / made["name"]
     assert result.paths[0] == folder / "index.html"
     assert all(path.is_file() for path in result.paths)
-    assert result.words.startswith("!! This sweep cannot answer")
+    assert result.words.startswith("!! This study cannot answer")
     assert "failed: loss is not finite" in result.words
     for name in ("index.html", "report.md", "report.tex"):
         words = (folder / name).read_text()
@@ -504,7 +505,7 @@ def test_tables_in_words():
     assert r"=x\_y & \textbf{1 $\pm$ 2} & \underline{$-$3} \\" in table.latex(one)
     assert "'=x_y,1 ± 2,−3" in table.csv_text(one)
     assert "1 ± 2*" in table.text(one)
-    assert table.escape("✓ 5 %") == r"? 5 \%"
+    assert table.escape("✓ 5 % ☃") == r"\checkmark{} 5 \% ?"
 
 
 def test_wide_tables_stay_on_the_page():

@@ -14,6 +14,10 @@ from torch import Tensor
 from vqseg.config import Augment
 from vqseg.upload import upload
 
+# NTSC's luma and two axes of color.
+TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+FROM_YIQ = torch.linalg.inv(TO_YIQ)
+
 
 @dataclass(frozen=True)
 class CutMix:
@@ -35,17 +39,52 @@ def draw_geometry(settings: Augment, count: int, generator: torch.Generator) -> 
     angle = torch.deg2rad((u[:, 0] * 2 - 1) * settings.rotation_degrees) + quarter * (math.pi / 2)
     low, high = settings.scale_range
     zoom = 1 / (low + u[:, 1] * (high - low))
+    vertical = settings.flip_probability if settings.flip_vertical_probability is None else (
+        settings.flip_vertical_probability
+    )
     flip_x = 1 - 2 * (u[:, 2] < settings.flip_probability).float()
-    flip_y = 1 - 2 * (u[:, 3] < settings.flip_probability).float()
+    flip_y = 1 - 2 * (u[:, 3] < vertical).float()
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
     zero = torch.zeros(count)
     rows = [torch.stack([cos * flip_x, -sin * flip_y, zero], 1), torch.stack([sin * flip_x, cos * flip_y, zero], 1)]
     return torch.stack(rows, 1)
 
 
-def apply_geometry(theta: Tensor, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Warp images (bilinear) and masks (nearest); what comes from outside is 0 and background."""
-    grid = F.affine_grid(upload(theta, images.device), list(images.shape), align_corners=False)
+def draw_crop(theta: Tensor, sizes: Tensor, canvas: tuple[int, int], side: int, generator: torch.Generator) -> Tensor:
+    """Turn maps of `draw_geometry` into random crops of ``side`` pixels from images on a larger canvas.
+
+    An image is scaled, a window is drawn that does not leave it (where it is smaller than the window, the window
+    begins at its first pixel), and the window is turned and flipped about its own centre.
+
+    Args:
+        theta: what `draw_geometry` drew, (B, 2, 3).
+        sizes: rows and columns of each image, (B, 2); it lies in the canvas' first rows and columns.
+        canvas: rows and columns that the images are stored with.
+        side: pixels a side of the crop.
+        generator: what draws the windows.
+
+    Returns:
+        Maps from the crop's to the canvas' coordinates, (B, 2, 3).
+
+    Source: VQ-Seg's release, `acdc_dataset.py` (scale, pad at the right and bottom, crop, flip).
+    Differs: one bilinear interpolation does all of it; shrinking does not blur first.
+    """
+    u = torch.rand(len(sizes), 2, generator=generator)
+    zoom = theta[:, :, :2].square().sum(1).mean(1).sqrt()  # native pixels per pixel of the crop
+    extent = torch.stack([sizes[:, 1], sizes[:, 0]], 1) / zoom[:, None]  # x, y of the scaled image, in crop pixels
+    start = u * (extent - side).clamp_min(0)
+    middle = (start + side / 2) * zoom[:, None]
+    scale = side / torch.tensor([canvas[1], canvas[0]], dtype=theta.dtype)
+    shift = 2 * middle / torch.tensor([canvas[1], canvas[0]], dtype=theta.dtype) - 1
+    return torch.cat([theta[:, :, :2] * scale[:, None], shift[:, :, None]], 2)
+
+
+def apply_geometry(
+    theta: Tensor, images: Tensor, masks: Tensor | None, side: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Warp images (bilinear) and masks (nearest) to ``side`` pixels; what comes from outside is 0 and background."""
+    shape = list(images.shape) if side is None else [*images.shape[:2], side, side]
+    grid = F.affine_grid(upload(theta, images.device), shape, align_corners=False)
     warped = F.grid_sample(images, grid, align_corners=False)
     if masks is None:
         return warped, None
@@ -53,19 +92,31 @@ def apply_geometry(theta: Tensor, images: Tensor, masks: Tensor | None) -> tuple
     return warped, moved[:, 0].long()
 
 
+def inside(theta: Tensor, sizes: Tensor, canvas: tuple[int, int], side: int) -> Tensor:
+    """Return which pixels of crops (see `draw_crop`) come from within the image: bool (B, side, side)."""
+    grid = F.affine_grid(theta, [len(theta), 1, side, side], align_corners=False)
+    x, y = (grid[..., 0] + 1) / 2 * canvas[1], (grid[..., 1] + 1) / 2 * canvas[0]
+    rows, columns = sizes[:, 0, None, None], sizes[:, 1, None, None]
+    return (x >= 0) & (x <= columns) & (y >= 0) & (y <= rows)
+
+
 @dataclass(frozen=True)
 class Intensity:
-    """Per image (B,): brightness factor, contrast factor, blur sigma in pixels (0: none), noise sigma."""
+    """Per image (B,): brightness factor, contrast factor, blur sigma in pixels (0: none), noise sigma.
+
+    ``color`` (B, 2): factor of the saturation and turn of the hue in whole turns, where the image has colors.
+    """
 
     brightness: Tensor
     contrast: Tensor
     blur: Tensor
     noise: Tensor
     noise_seed: int
+    color: Tensor | None = None
 
 
-def draw_intensity(settings: Augment, count: int, generator: torch.Generator) -> Intensity:
-    """Draw brightness, contrast, blur and noise for each image."""
+def draw_intensity(settings: Augment, count: int, generator: torch.Generator, *, color: bool = False) -> Intensity:
+    """Draw brightness, contrast, blur and noise for each image; saturation, hue and grey if it has ``color``."""
     u = torch.rand(count, 6, generator=generator)
     jitter = u[:, 0] < settings.jitter_probability
     low, high = settings.blur_sigma_px
@@ -75,7 +126,15 @@ def draw_intensity(settings: Augment, count: int, generator: torch.Generator) ->
         blur=torch.where(u[:, 3] < settings.blur_probability, low + u[:, 4] * (high - low), 0.0),
         noise=torch.where(u[:, 5] < settings.noise_probability, settings.noise_sigma, 0.0),
         noise_seed=int(torch.randint(2**62, (1,), generator=generator)),
+        color=_draw_color(settings, jitter, generator) if color else None,
     )
+
+
+def _draw_color(settings: Augment, jitter: Tensor, generator: torch.Generator) -> Tensor:
+    u = torch.rand(len(jitter), 3, generator=generator)
+    saturation = torch.where(jitter, 1 + (u[:, 0] * 2 - 1) * settings.saturation, 1.0).clamp_min(0)
+    hue = torch.where(jitter, (u[:, 1] * 2 - 1) * settings.hue, 0.0)
+    return torch.stack([torch.where(u[:, 2] < settings.gray_probability, 0.0, saturation), hue], 1)
 
 
 def apply_intensity(drawn: Intensity, images: Tensor) -> Tensor:
@@ -85,6 +144,8 @@ def apply_intensity(drawn: Intensity, images: Tensor) -> Tensor:
     images = images * upload(drawn.brightness, device).view(shape)
     mean = images.mean((1, 2, 3), keepdim=True)
     images = (images - mean) * upload(drawn.contrast, device).view(shape) + mean
+    if drawn.color is not None:
+        images = _recolor(images, upload(drawn.color, device))
     if bool(drawn.blur.any()):
         images = _blur(images, drawn.blur)
     if bool(drawn.noise.any()):
@@ -109,6 +170,18 @@ def draw_cutmix(settings: Augment, count: int, size: tuple[int, int], generator:
     inside_x = (x >= left.view(view)) & (x < (left + box_w).view(view))
     mixed = (u[:, 4] < settings.cutmix_probability).view(view)
     return CutMix(inside_y & inside_x & mixed, torch.randperm(count, generator=generator))
+
+
+def _recolor(images: Tensor, color: Tensor) -> Tensor:
+    """Scale the saturation and turn the hue of RGB images (B, 3, H, W), keeping their luma.
+
+    In the YIQ space hue is an angle and saturation a radius, so both are one 2 x 2 map per image.
+    """
+    y, i, q = torch.einsum("ij,bjhw->ibhw", upload(TO_YIQ, images.device), images)
+    angle = color[:, 1] * (2 * math.pi)
+    cos, sin = ((color[:, 0] * f(angle)).view(-1, 1, 1) for f in (torch.cos, torch.sin))
+    turned = torch.stack([y, cos * i - sin * q, sin * i + cos * q])
+    return torch.einsum("ij,jbhw->bihw", upload(FROM_YIQ, images.device), turned)
 
 
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:

@@ -29,8 +29,10 @@ class Quantized(NamedTuple):
 @torch.no_grad()
 def nearest_codes(tokens: Tensor, codes: Tensor) -> Tensor:
     """Return the index of the nearest code (squared Euclidean) of each token: (B, N, C), (V, C) -> (B, N)."""
-    flat = tokens.detach().float().flatten(0, 1)
     table = codes.detach().float()
+    # A shift changes no distance; without it they cancel where a book's mean is far larger than its spread.
+    middle = table.mean(0)
+    flat, table = tokens.detach().float().flatten(0, 1) - middle, table - middle
     half_norm = table.square().sum(1).div(2)
     found = [torch.addmm(half_norm, block, table.T, alpha=-1).argmin(1) for block in flat.split(TOKEN_CHUNK)]
     return torch.cat(found).view(tokens.shape[:2])
@@ -53,7 +55,8 @@ def quantize(tokens: Tensor, codes: Tensor) -> Quantized:
 
 def usage_loss(tokens: Tensor, codes: Tensor) -> Tensor:
     """Return mean_t H(p_t) - H(mean_t p_t) with p_t = softmax(-|z_t - c|^2): low when sure and spread out."""
-    flat = tokens.float().flatten(0, 1)
+    middle = codes.detach().mean(0)  # as in `nearest_codes`
+    flat, codes = tokens.float().flatten(0, 1) - middle, codes - middle
     distance = flat.square().sum(1, keepdim=True) - 2 * flat @ codes.T + codes.square().sum(1)
     log_p = F.log_softmax(-distance, dim=1)
     p = log_p.exp()

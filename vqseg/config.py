@@ -8,18 +8,19 @@ A leaf that says ``identity=False`` changes how a run is watched, not what it co
 """
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from yaml import YAMLError
 
-from vqseg import assets
+from vqseg import presets
 from vqseg.errors import InputError, nearest
-from vqseg.files import parse_yaml, read_yaml
+from vqseg.files import parse_yaml
 from vqseg.ranges import Count, Positive, Range, Share, Steps, Weight
 
 WATCHING = {"identity": False}
+# Choices that came later, with what every run before had: like a new option at its default, no difference.
+LATER = {"prior": {"name": "none"}}
 
 
 class _Section(BaseModel):
@@ -44,9 +45,17 @@ class Choice(BaseModel):
 
 
 class Data(_Section):
-    """What the network is shown. ``labels: all`` opens the hidden labels: the fully supervised bound."""
+    """What the network is shown. ``labels: all`` opens the hidden labels: the fully supervised bound.
+
+    ``geometry``: ``resize`` brings every slice to ``size_px``; ``crop`` trains on random crops of that size from the
+    native slice and slides a window of it over a slice in inference. ``context``: that many neighbouring slices
+    enter as channels. ``foreground_share``: at least this share of a labelled batch holds foreground.
+    """
 
     size_px: Count = 256
+    geometry: Literal["resize", "crop"] = "resize"
+    context: Literal[1, 3, 5] = 1
+    foreground_share: Share = 0.0
     labels: Literal["labelled", "all"] = "labelled"
 
 
@@ -67,9 +76,14 @@ class Network(_Section):
 
 
 class Augment(_Section):
-    """Geometry acts on images and masks of every view; intensity and CutMix on strong views only."""
+    """Geometry acts on images and masks of every view; intensity and CutMix on strong views only.
+
+    ``flip_probability`` is that of either axis; ``flip_vertical_probability`` gives up-down one of its own.
+    Saturation, hue and grey act where the channels are red, green and blue.
+    """
 
     flip_probability: Share = 0.5
+    flip_vertical_probability: Share | None = None
     rotate90_probability: Share = 0.0
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 20.0
     scale_range: Range = (0.9, 1.1)
@@ -78,9 +92,13 @@ class Augment(_Section):
     jitter_probability: Share = 0.8
     blur_probability: Share = 0.5
     blur_sigma_px: Range = (0.1, 2.0)
+    saturation: Weight = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    gray_probability: Share = 0.0
     noise_sigma: Weight = 0.0
     noise_probability: Share = 0.0
     cutmix_probability: Share = 0.5
+    strong_views: Annotated[int, Field(ge=1, le=4)] = 1
     labelled_strong: bool = False
 
 
@@ -114,6 +132,7 @@ class Config(_Section):
     data: Data = Data()
     network: Network = Network()
     perturbation: Choice = Choice(name="none")
+    prior: Choice = Choice(name="none")
     method: Choice = Choice(name="vqseg")
     augment: Augment = Augment()
     optimizer: Choice = Choice(name="sgd")
@@ -125,22 +144,13 @@ class Config(_Section):
         return self.model_dump(mode="json")
 
 
-def presets() -> list[str]:
-    """Return the built-in presets' names."""
-    return assets.names("configs")
-
-
 def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
     """Read a preset (built-in name, or path to a YAML file) and apply ``a.b=value`` overrides.
 
     Raises:
         InputError: unknown preset, key or value; the nearest names are given.
     """
-    path = assets.find("configs", preset, "preset")
-    tree = read_yaml(path)
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: expected a mapping of settings")
-    tree.setdefault("preset", path.stem)
+    path, tree, *_ = presets.read(preset)
     changes = parse_overrides(overrides)
     return from_tree(with_overrides(tree, changes), f"{path} with --set {', '.join(changes)}" if changes else str(path))
 
@@ -228,7 +238,8 @@ def identity_leaves(config: Config, choices: Mapping[str, Mapping[str, Any]]) ->
     """
     leaves = dict(_leaves(config, ""))
     for key, resolved in choices.items():
-        leaves[key] = dict(resolved)
+        if LATER.get(key) != resolved:
+            leaves[key] = dict(resolved)
     return dict(sorted(leaves.items()))
 
 
@@ -242,8 +253,3 @@ def _leaves(section: BaseModel, prefix: str) -> Iterable[tuple[str, Any]]:
             yield from _leaves(value, f"{prefix}{name}.")
         elif value != extra.get("was", field.default):
             yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
-
-
-def preset_path(preset: str) -> Path:
-    """Return the file behind a preset's name or path."""
-    return assets.find("configs", preset, "preset")

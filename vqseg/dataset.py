@@ -1,53 +1,65 @@
 """From a prepared folder to batches: one tensor store per part, sampled by a stateless order, augmented whole.
 
-Letters: M images of a part, B images of a batch, C channels, P = size_px pixels a side.
+Letters: M images of a part, B images of a batch, C channels, P = size_px pixels a side, n neighbouring slices.
 """
 
-import os
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vqseg import streams
 from vqseg.augment import (
     CutMix,
+    Intensity,
     apply_geometry,
     apply_intensity,
+    draw_crop,
     draw_cutmix,
     draw_geometry,
     draw_intensity,
+    inside,
 )
 from vqseg.config import Augment
-from vqseg.files import digest, replacing
-from vqseg.identity import module_hash
-from vqseg.manifest import Manifest, Scan, read_image, read_mask
+from vqseg.losses import IGNORE
+from vqseg.store import TensorStore
 from vqseg.upload import upload
-
-# Share of the free memory that a store may take before it stays on disk, memory-mapped.
-MEMORY_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images (B, C, P, P) in 0-1 and their masks (B, P, P)."""
+    """Images (B, C, P, P) in 0-1 and their masks (B, P, P), `IGNORE` where a crop left the image.
+
+    ``rows`` are the images' places in their part if the views are the stored images themselves, else None.
+    """
 
     image: Tensor
     mask: Tensor
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Strong:
+    """A strong view (B, C, P, P), CutMix done, and the mix to repeat on its pseudo-labels."""
+
+    image: Tensor
+    mix: CutMix
 
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Weak views, strong views of the same crops (CutMix done), and the mix to repeat on their pseudo-labels."""
+    """Weak views (B, C, P, P), strong views of the same crops, and the pixels (B, P, P) that lie in the image.
+
+    ``there`` is None if all do; ``rows`` as in `Labelled`, for the weak views.
+    """
 
     weak: Tensor
-    strong: Tensor
-    mix: CutMix
+    strong: list[Strong]
+    there: Tensor | None = None
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,74 +68,6 @@ class Batch:
 
     labelled: Labelled
     unlabelled: Unlabelled | None
-
-
-def to_input(volume: np.ndarray, size_px: int) -> Tensor:
-    """Slices uint8 (S, H, W[, 3]) -> (S, C, P, P) float in 0-1, bilinear with antialiasing."""
-    slices = torch.from_numpy(np.ascontiguousarray(volume)).float().div_(255)
-    slices = slices[:, None] if slices.ndim == 3 else slices.movedim(-1, 1)
-    return F.interpolate(slices, size=(size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
-
-
-def mask_to_input(mask: np.ndarray, size_px: int) -> Tensor:
-    """Masks uint8 (S, H, W) -> (S, P, P), nearest pixel centre."""
-    slices = torch.from_numpy(np.ascontiguousarray(mask))[:, None]
-    return F.interpolate(slices, size=(size_px, size_px), mode="nearest-exact")[:, 0]
-
-
-class TensorStore:
-    """All images of some scans at the input size, uint8, on ``device`` or memory-mapped where they do not fit."""
-
-    def __init__(self, images: np.ndarray, masks: np.ndarray | None, device: torch.device) -> None:
-        self.device, self.count = device, len(images)
-        held = _fits(images.nbytes + (0 if masks is None else masks.nbytes), device)
-        self.images: Tensor | np.ndarray = torch.from_numpy(np.array(images)).to(device) if held else images
-        self.masks: Tensor | np.ndarray | None = masks
-        if held and masks is not None:
-            self.masks = torch.from_numpy(np.array(masks)).to(device)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return self.count
-
-    def image(self, rows: np.ndarray) -> Tensor:
-        """Return images (B, C, P, P) in 0-1 on the device."""
-        return self._take(self.images, rows).float().div_(255)
-
-    def mask(self, rows: np.ndarray) -> Tensor:
-        """Return masks (B, P, P) on the device.
-
-        Raises:
-            ValueError: the store was made without masks.
-        """
-        if self.masks is None:
-            raise ValueError("this store was made without masks")
-        return self._take(self.masks, rows).long()
-
-    def _take(self, source: Tensor | np.ndarray, rows: np.ndarray) -> Tensor:
-        if isinstance(source, np.ndarray):
-            return upload(torch.from_numpy(source[rows]), self.device)
-        return source[upload(torch.from_numpy(rows), self.device)]
-
-
-def open_store(
-    root: Path,
-    manifest: Manifest,
-    scans: Sequence[Scan],
-    *,
-    size_px: int,
-    masks: bool,
-    cache: Path,
-    device: torch.device,
-) -> TensorStore:
-    """Open the store of ``scans``, made once below ``cache`` (memory-mappable .npy files, written atomically)."""
-    content = [[scan.image_sha256, scan.mask_sha256 if masks else None] for scan in scans]
-    folder = cache / digest([content, size_px, manifest.channels, module_hash(__name__)])
-    _make(folder / "images.npy", lambda scan: (to_input(read_image(root, scan), size_px) * 255).round().byte(), scans)
-    if masks:
-        _make(folder / "masks.npy", lambda scan: mask_to_input(read_mask(root, scan), size_px), scans)
-    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    return TensorStore(images, np.load(folder / "masks.npy", mmap_mode="r") if masks else None, device)
 
 
 class Order:
@@ -147,6 +91,52 @@ class Order:
         return torch.randperm(self.count, generator=generator).numpy()
 
 
+class Views:
+    """Makes views of stored images: a batch of rows and a generator in, tensors at the input size out."""
+
+    def __init__(self, store: TensorStore, augment: Augment, size_px: int) -> None:
+        self.store, self.augment, self.size_px = store, augment, size_px
+        turns = (augment.flip_probability, augment.flip_vertical_probability or 0, augment.rotate90_probability)
+        moved = (*turns, augment.rotation_degrees)
+        # The stored images themselves: what a frozen network sees of them can be kept.
+        self.still = not store.cropped and not any(moved) and augment.scale_range == (1.0, 1.0)
+
+    def geometry(self, rows: np.ndarray, generator: torch.Generator) -> Tensor:
+        """Draw where the views lie: maps to the store's coordinates (B, 2, 3)."""
+        theta = draw_geometry(self.augment, len(rows), generator)
+        if not self.store.cropped:
+            return theta
+        return draw_crop(theta, self.store.sizes[rows], self.store.canvas, self.size_px, generator)
+
+    def take(self, rows: np.ndarray, theta: Tensor, *, masks: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the views (B, C, P, P) and, if asked for, their masks (B, P, P)."""
+        side = self.size_px if self.store.cropped else None
+        return apply_geometry(theta, self.store.image(rows), self.store.mask(rows) if masks else None, side)
+
+    def there(self, rows: np.ndarray, theta: Tensor) -> Tensor | None:
+        """Return which pixels of crops lie in their image, bool (B, P, P) on the device; None: views are no crops."""
+        if not self.store.cropped:
+            return None
+        lying = inside(theta, self.store.sizes[rows], self.store.canvas, self.size_px)
+        return upload(lying, self.store.device)
+
+    def strong(self, weak: Tensor, generator: torch.Generator) -> Strong:
+        """Return a strong view of weak views (B, C, P, P)."""
+        count, (height, width) = len(weak), weak.shape[-2:]
+        changed = apply_intensity(self.intensity(count, generator), weak)
+        drawn = draw_cutmix(self.augment, count, (height, width), generator)
+        mix = CutMix(upload(drawn.box, weak.device), upload(drawn.partner, weak.device))
+        return Strong(mix.mix(changed), mix)
+
+    def intensity(self, count: int, generator: torch.Generator) -> Intensity:
+        """Draw the intensities of ``count`` views."""
+        return draw_intensity(self.augment, count, generator, color=self.store.color)
+
+    def numbers(self, rows: np.ndarray) -> Tensor | None:
+        """Return ``rows`` on the device if the views are the stored images themselves."""
+        return upload(torch.from_numpy(rows), self.store.device) if self.still else None
+
+
 class Batches:
     """Batches by step number: the same (seed, step) gives the same batch, whatever came before."""
 
@@ -156,50 +146,57 @@ class Batches:
         unlabelled: TensorStore | None,
         *,
         augment: Augment,
+        size_px: int,
         sizes: tuple[int, int],
         seed: int,
+        foreground_share: float = 0.0,
     ) -> None:
         self.labelled, self.unlabelled, self.augment, self.sizes, self.seed = labelled, unlabelled, augment, sizes, seed
+        self._labelled_views = Views(labelled, augment, size_px)
         self._labelled_order = Order(len(labelled), seed, "labelled")
+        self._least = math.ceil(foreground_share * sizes[0])
+        self._foreground = labelled.foreground if self._least else np.zeros(0, bool)
+        self._foreground_order = Order(max(int(self._foreground.sum()), 1), seed, "foreground")
+        self._unlabelled_views = Views(unlabelled, augment, size_px) if unlabelled is not None else None
         self._unlabelled_order = Order(len(unlabelled), seed, "unlabelled") if unlabelled is not None else None
 
     def at(self, step: int) -> Batch:
         """Return the batch of a step."""
-        labelled = self._labelled(self._labelled_order.rows(step, self.sizes[0]), step)
-        if self.unlabelled is None or self._unlabelled_order is None:
+        labelled = self._labelled(self._labelled_rows(step), step)
+        if self._unlabelled_order is None:
             return Batch(labelled, None)
-        rows = self._unlabelled_order.rows(step, self.sizes[1])
-        return Batch(labelled, self._unlabelled(self.unlabelled.image(rows), step))
+        return Batch(labelled, self._unlabelled(self._unlabelled_order.rows(step, self.sizes[1]), step))
+
+    def _labelled_rows(self, step: int) -> np.ndarray:
+        """Return the rows of a step, with foreground in place of background until there is enough of it."""
+        rows = self._labelled_order.rows(step, self.sizes[0])
+        if not self._foreground.any():
+            return rows
+        empty = np.flatnonzero(~self._foreground[rows])
+        lacking = max(self._least - (len(rows) - len(empty)), 0)
+        if lacking:
+            drawn = np.flatnonzero(self._foreground)[self._foreground_order.rows(step, self._least)]
+            rows[empty[len(empty) - lacking :]] = drawn[:lacking]
+        return rows
 
     def _labelled(self, rows: np.ndarray, step: int) -> Labelled:
         generator = streams.generator(self.seed, "augmentation", "labelled", step)
-        theta = draw_geometry(self.augment, len(rows), generator)
-        image, mask = apply_geometry(theta, self.labelled.image(rows), self.labelled.mask(rows))
-        if self.augment.labelled_strong:
-            image = apply_intensity(draw_intensity(self.augment, len(rows), generator), image)
+        views = self._labelled_views
+        theta = views.geometry(rows, generator)
+        image, mask = views.take(rows, theta, masks=True)
         assert mask is not None
-        return Labelled(image, mask)
+        there = views.there(rows, theta)
+        if there is not None:
+            mask = mask.where(there, IGNORE)
+        if self.augment.labelled_strong:
+            image = apply_intensity(views.intensity(len(rows), generator), image)
+        return Labelled(image, mask, None if self.augment.labelled_strong else views.numbers(rows))
 
-    def _unlabelled(self, images: Tensor, step: int) -> Unlabelled:
+    def _unlabelled(self, rows: np.ndarray, step: int) -> Unlabelled:
+        views = self._unlabelled_views
+        assert views is not None
         generator = streams.generator(self.seed, "augmentation", "unlabelled", step)
-        count, (height, width) = len(images), images.shape[-2:]
-        weak, _ = apply_geometry(draw_geometry(self.augment, count, generator), images, None)
-        strong = apply_intensity(draw_intensity(self.augment, count, generator), weak)
-        drawn = draw_cutmix(self.augment, count, (height, width), generator)
-        mix = CutMix(upload(drawn.box, images.device), upload(drawn.partner, images.device))
-        return Unlabelled(weak, mix.mix(strong), mix)
-
-
-def _make(path: Path, convert: Callable[[Scan], Tensor], scans: Sequence[Scan]) -> None:
-    if path.is_file():
-        return
-    stacked = np.concatenate([convert(scan).numpy() for scan in scans])
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, stacked, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fits(size: int, device: torch.device) -> bool:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return size <= free * MEMORY_SHARE
+        theta = views.geometry(rows, generator)
+        weak, _ = views.take(rows, theta, masks=False)
+        strong = [views.strong(weak, generator) for _ in range(self.augment.strong_views)]
+        return Unlabelled(weak, strong, views.there(rows, theta), views.numbers(rows))

@@ -1,124 +1,66 @@
-"""From a network to rows: label maps once per geometry, every protocol from the label maps.
+"""From label maps to rows: one per protocol, case and class, every protocol of a geometry from the same label maps.
 
 Importing this loads no torch, so that rows can be merged and averaged without it.
 
-Letters: S slices, H x W pixels, C channels, K classes (0 is background), B images of a batch, h x w network grid.
+Letters: S slices, H x W pixels, K classes (0 is background).
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import zoom
 
 from vqseg.errors import InputError, pick
 from vqseg.files import replacing
 from vqseg.identity import scoring_hash
+from vqseg.inference import GEOMETRIES, Geometry, Recipe, label_map
+from vqseg.lesions import COLUMNS as LESIONS
+from vqseg.lesions import lesion_values
 from vqseg.manifest import Scan, write_array
-from vqseg.metrics import LIBRARIES, Distances, confusion, jaccard_plausible, overlaps
-from vqseg.protocols import PROTOCOLS, ScoringProtocol, Spacing
+from vqseg.metrics import (
+    LIBRARIES,
+    Distances,
+    confusion,
+    jaccard_plausible,
+    overlaps,
+    slice_consistency,
+)
+from vqseg.protocols import CASE_UNITS, PROTOCOLS, Case, ScoringProtocol, Spacing
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    Predict = Callable[[Tensor], Tensor]
-    ToInput = Callable[[np.ndarray], Tensor]
+__all__ = [
+    "COLUMNS",
+    "EXTRAS",
+    "GEOMETRIES",
+    "KEYS",
+    "METRICS",
+    "Geometry",
+    "Recipe",
+    "aggregate",
+    "case_rows",
+    "label_map",
+    "label_path",
+    "load_label_map",
+    "merge_rows",
+    "save_label_map",
+    "score",
+]
 
 KEYS = ["part", "checkpoint", "network", "protocol"]
 DISTANCES = [f"{name}_{unit}" for unit in ("voxel", "mm") for name in Distances._fields]
 METRICS = ["dice", "jaccard", *DISTANCES]
+CONSISTENCY = ["slice_consistency", "slice_consistency_reference"]
+EXTRAS = [*CONSISTENCY, *LESIONS]
 COLUMNS = [
     *KEYS,
     *("geometry", "case_unit", "case", "patient", "class_index", "class_name"),
     *METRICS,
+    *EXTRAS,
     *("empty_prediction", "empty_reference", "scoring", "evaluated"),
 ]
-
-
-def _native(predict: Predict, volume: np.ndarray, to_input: ToInput) -> np.ndarray:
-    """(S, H, W[, 3]) -> (S, H, W): the recipe's input geometry, bilinear logits back to the native grid."""
-    import torch
-    from torch.nn import functional
-
-    shape = volume.shape[1:3]
-    logits = predict(to_input(volume)).float()
-    # One image at a time: K full-size planes of a whole batch of photographs would not fit.
-    full = (functional.interpolate(each, shape, mode="bilinear", align_corners=False) for each in logits.split(1))
-    labels: np.ndarray = torch.cat([each.argmax(1).byte() for each in full]).cpu().numpy()
-    return labels
-
-
-def _zoom0_256(predict: Predict, volume: np.ndarray, to_input: ToInput) -> np.ndarray:
-    """(S, H, W[, 3]) -> (S, H, W): to 256 x 256 pixels and labels back, both as scipy's zoom of order 0."""
-    labels = predict(to_input(zoom0(volume, (256, 256)))).argmax(1).byte().cpu().numpy()
-    return zoom0(labels, volume.shape[1:3])
-
-
-def zoom0(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return (S, H, W[, 3]) on another grid of H x W, slice by slice what `scipy.ndimage.zoom` of order 0 gives.
-
-    That includes its quirk: where rounding puts the last coordinate outside, the last line is 0.
-    """
-    rows, columns = (
-        zoom(np.arange(side), target / side, order=0, cval=-1) for side, target in zip(volume.shape[1:3], shape)
-    )
-    padded = np.pad(volume, [(0, 0), (0, 1), (0, 1), (0, 0)][: volume.ndim])  # index -1 finds the zeros
-    return padded[:, rows][:, :, columns]
-
-
-class Geometry(NamedTuple):
-    """How slices reach the network and labels come back; ``side`` is the network's input, None: the recipe's."""
-
-    segment: Callable[[Predict, np.ndarray, ToInput], np.ndarray]
-    side: int | None
-
-
-GEOMETRIES: Mapping[str, Geometry] = {"native": Geometry(_native, None), "zoom0-256": Geometry(_zoom0_256, 256)}
-
-
-def label_map(
-    predict: Predict,
-    volume: np.ndarray,
-    geometry: str,
-    size_px: int,
-    device: torch.device | str = "cpu",
-    batch: int = 16,
-    to_input: Callable[[np.ndarray, int], Tensor] | None = None,
-) -> np.ndarray:
-    """Segment one volume.
-
-    Args:
-        predict: images float (B, C, h, w) in 0-1 -> logits (B, K, h, w); must be in evaluation mode.
-        volume: uint8 (S, H, W) or (S, H, W, 3).
-        geometry: a row of `GEOMETRIES`.
-        size_px: side of the recipe's input.
-        device: where ``predict`` computes, ``batch`` slices per pass.
-        to_input: slices uint8, side -> images float (B, C, side, side) in 0-1; default: the tensor store's.
-
-    Returns:
-        Class indices uint8 (S, H, W).
-
-    Raises:
-        InputError: unknown geometry.
-    """
-    import torch
-
-    from vqseg import dataset
-
-    segment, side = GEOMETRIES[pick(geometry, GEOMETRIES, "geometry")]
-    resize = to_input or dataset.to_input
-    parts = np.split(volume, range(batch, len(volume), batch))
-    with torch.no_grad():
-        return np.concatenate(
-            [segment(predict, part, lambda array: resize(array, side or size_px).to(device)) for part in parts]
-        )
 
 
 def label_path(folder: Path, *, part: str, checkpoint: str, network: str, geometry: str, scan: str) -> Path:
@@ -155,6 +97,7 @@ def case_rows(
     classes: Sequence[str],
     protocol: str | ScoringProtocol,
     library: str = "own",
+    lesions: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Score one case: two maps of class indices (S, H, W).
 
@@ -165,10 +108,13 @@ def case_rows(
         classes: names of the K classes, background first.
         protocol: a row of `PROTOCOLS`, or its name.
         library: a row of `LIBRARIES`, what measures the distances.
+        lesions: the classes that are lesions, with the tolerance of their surface Dice in mm (voxels where the
+            spacing is unknown); the lesion columns of all others are NaN, and of cases that are no whole scan.
 
     Returns:
         One row per foreground class: protocol, geometry, case_unit, class_index, class_name, dice, jaccard,
-        the distances, empty_prediction, empty_reference.
+        the distances, slice consistency of prediction and reference (NaN where a case is no whole volume),
+        `vqseg.lesions.COLUMNS`, empty_prediction, empty_reference.
 
     Raises:
         InputError: unknown protocol or library, or the library is not installed.
@@ -184,20 +130,36 @@ def case_rows(
     rows = []
     for index, dice, jaccard in zip(range(1, len(classes)), *overlaps(counts)):
         flags = {"empty_prediction": not counts[:, index].any(), "empty_reference": not counts[index].any()}
+        masks = prediction == index, reference == index
         if any(flags.values()):
             both = all(flags.values())
             dice = jaccard = rule.empty_score(both, prediction.shape, None).overlap
             found = [Distances(*[rule.empty_score(both, prediction.shape, each).distance] * 3) for each in spacings]
         else:
-            found = measure(prediction == index, reference == index, spacings)
+            found = measure(*masks, spacings) if spacings else []
         named = {f"{name}_{unit}": value for unit, each in zip(units, found) for name, value in each._asdict().items()}
-        values = {
-            "dice": float(dice),
-            "jaccard": float(jaccard),
-            **{key: named.get(key, math.nan) for key in DISTANCES},
-        }
-        rows.append({**kind, "class_index": index, "class_name": classes[index], **values, **flags})
+        values = {"dice": float(dice), "jaccard": float(jaccard), **dict.fromkeys(DISTANCES, math.nan), **named}
+        extras = _extras(rule, masks, spacing, (lesions or {}).get(classes[index]), all(flags.values()))
+        rows.append({**kind, "class_index": index, "class_name": classes[index], **values, **extras, **flags})
     return rows
+
+
+def _extras(
+    rule: ScoringProtocol,
+    masks: tuple[np.ndarray, np.ndarray],
+    spacing: Spacing | None,
+    tolerance: float | None,
+    both_empty: bool,
+) -> dict[str, float]:
+    """`EXTRAS` of one class: what is known only of whole volumes, and of lesions (``tolerance`` is None for others)."""
+    values = dict.fromkeys(EXTRAS, math.nan)
+    unit = CASE_UNITS[rule.case_unit]
+    if unit.whole and unit.axes == 3:
+        values.update(zip(CONSISTENCY, map(slice_consistency, masks), strict=True))
+    if unit.whole and tolerance is not None:
+        surface = rule.empty_score(both_empty, masks[0].shape, None).overlap
+        values.update(lesion_values(*masks, tolerance=tolerance, spacing=spacing, empty_surface=surface))
+    return values
 
 
 def score(
@@ -211,6 +173,8 @@ def score(
     checkpoint: str,
     network: str,
     library: str = "own",
+    pool: Sequence[Scan] = (),
+    lesions: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Score one network on one part under several protocols.
 
@@ -222,6 +186,8 @@ def score(
         classes: names of the K classes, background first.
         part: the part's name, a column; so are ``checkpoint`` (last, best) and ``network`` (student, teacher).
         library: what measures the distances, a row of `LIBRARIES`.
+        pool: the validation scans, for protocols that score them together with those of a test part.
+        lesions: the classes that are lesions and their tolerance, as `case_rows` takes them.
 
     Returns:
         `COLUMNS`, one row per protocol, case and foreground class.
@@ -235,39 +201,44 @@ def score(
     rows: list[dict[str, Any]] = []
     for name in protocols:
         protocol = PROTOCOLS[pick(name, PROTOCOLS, "protocol")]
-        reason = protocol.applicable(scans)
+        reason = protocol.applicable(scans, part, pool)
         if reason:
             raise InputError(f"protocol {name!r} is not applicable to part {part}: {reason}")
         predictions = label_maps.get(protocol.geometry, {})
-        for case in protocol.cases(scans):
+        for case in protocol.cases(protocol.scans(scans, pool)):
             scored = case_rows(
-                _stacked(predictions, case.scans, f"label map of geometry {protocol.geometry!r}"),
-                _stacked(references, case.scans, "reference"),
+                _stacked(predictions, case, f"label map of geometry {protocol.geometry!r}"),
+                _stacked(references, case, "reference"),
                 spacing_mm=case.spacing_mm,
                 classes=classes,
                 protocol=protocol,
                 library=library,
+                lesions=lesions,
             )
             rows += [{**keys, **row, "case": case.name, "patient": case.patient, **stamp} for row in scored]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _stacked(arrays: Mapping[str, np.ndarray], scans: Sequence[str], what: str) -> np.ndarray:
-    missing = [scan for scan in scans if scan not in arrays]
+def _stacked(arrays: Mapping[str, np.ndarray], case: Case, what: str) -> np.ndarray:
+    missing = [scan for scan in case.scans if scan not in arrays]
     if missing:
         raise InputError(f"scan {missing[0]!r} has no {what}; segment the part again")
-    return arrays[scans[0]] if len(scans) == 1 else np.concatenate([arrays[scan] for scan in scans])
+    stack = [arrays[scan] for scan in case.scans]
+    whole = stack[0] if len(stack) == 1 else np.concatenate(stack)
+    return whole if case.order is None else whole[list(case.order)]
 
 
 def merge_rows(path: Path, new: pd.DataFrame) -> None:
     """Put rows into ``path`` atomically, in place of those with the same (part, checkpoint, network, protocol).
 
-    The caller holds the run's lock. Rows of other keys stay.
+    The caller holds the run's lock. Rows of other keys stay; where they are older and lack a column, it is NaN.
     """
     if path.is_file():
         old = pd.read_parquet(path)
         replaced = pd.MultiIndex.from_frame(old[KEYS]).isin(pd.MultiIndex.from_frame(new[KEYS]))
-        new = pd.concat([old[~replaced], new], ignore_index=True) if not replaced.all() else new
+        if not replaced.all():
+            new = pd.concat([old[~replaced], new], ignore_index=True)
+            new = new.reindex(columns=[*COLUMNS, *new.columns.difference(COLUMNS, sort=False)])
     with replacing(path) as temporary:
         new.to_parquet(temporary, index=False)
 
@@ -278,7 +249,9 @@ def aggregate(rows: pd.DataFrame, by: Sequence[str] = KEYS) -> pd.DataFrame:
     Returns:
         One row per ``by``: the mean of every metric (NaN if any value is unknown, so that a mean never covers a
         part of the cases in silence), `<distance>_nonempty` over the rows in which neither mask is empty,
-        `empties` (rows in which one or both are), `cases`, `patients`, `jaccard_plausible`.
+        `empties` (rows in which one or both are), `cases`, `patients`, `jaccard_plausible`; of the `EXTRAS`, for which
+        rows may lack the columns: sums of `lesions` and `lesions_found`, the means of slice consistency and lesion
+        sensitivity over the rows that have one, the means of all others over the rows of lesions (NaN as above).
     """
     by = list(by)
     empty = rows["empty_prediction"] | rows["empty_reference"]
@@ -289,4 +262,13 @@ def aggregate(rows: pd.DataFrame, by: Sequence[str] = KEYS) -> pd.DataFrame:
     table["empties"] = groups["empties"].sum()
     table["cases"], table["patients"] = groups["case"].nunique(), groups["patient"].nunique()
     table["jaccard_plausible"] = [jaccard_plausible(*pair) for pair in zip(table["dice"], table["jaccard"])]
-    return table.reset_index()
+    return table.join(_mean_extras(rows, by)).reset_index()
+
+
+def _mean_extras(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    rows = rows.reindex(columns=[*by, *EXTRAS])
+    marked = rows[rows["lesions"].notna()].groupby(by, sort=False)
+    counted, some = ["lesions", "lesions_found"], [*CONSISTENCY, "lesion_sensitivity"]
+    every = [name for name in EXTRAS if name not in (*counted, *some)]
+    table = rows.groupby(by, sort=False)[some].mean()
+    return table.join(marked[counted].sum()).join(marked[every].mean(skipna=False))

@@ -12,7 +12,7 @@ import torch
 
 from vqseg.build import build_method, build_network, check_parts
 from vqseg.config import from_tree
-from vqseg.dataset import Batches, open_store
+from vqseg.dataset import Batches
 from vqseg.errors import InputError
 from vqseg.identity import INFERENCE, scoring_hash
 from vqseg.inspection import require_sound
@@ -21,14 +21,17 @@ from vqseg.plan import (
     CHOICES,
     Plan,
     first_status,
+    modules_of,
     plan,
     recorded_config,
     resolve_choices,
 )
-from vqseg.protocols import applicable_protocols
+from vqseg.pretrain import ensure_prior
+from vqseg.protocols import parts_read
 from vqseg.provenance import BITWISE, describe, pick_device, pick_precision
 from vqseg.records.run import MetricsFile, RunFolder, now
 from vqseg.scoring import score_part, write_weights
+from vqseg.store import TensorStore, open_store
 from vqseg.train import Diverged, Interrupted, Trainer, forget_peak_memory, peak_memory_mb
 from vqseg.validation import Validation
 
@@ -40,6 +43,7 @@ __all__ = [
     "check_parts",
     "evaluate",
     "plan",
+    "prepare_prior",
     "require_data",
     "resolve_choices",
     "run",
@@ -75,6 +79,7 @@ def run(
     target = pick_device(device)
     check_parts(plan)
     require_data(plan)
+    ensure_prior(plan, target, should_stop=should_stop)
     with folder.lock():
         if folder.exists() and folder.status()["state"] == "finished":
             return folder  # by another process, while this one waited
@@ -91,6 +96,21 @@ def run(
     return folder
 
 
+def prepare_prior(
+    plan: Plan,
+    device: str = "cpu",
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[int, int], None] = lambda step, steps: None,
+) -> bool:
+    """Train the local prior that a run needs, unless it is there; `run` does so too. Return whether it was trained.
+
+    Raises:
+        Interrupted: asked to stop; the same call resumes.
+    """
+    return ensure_prior(plan, pick_device(device), should_stop=should_stop, on_progress=on_progress)
+
+
 def _train_and_score(
     plan: Plan,
     folder: RunFolder,
@@ -102,10 +122,11 @@ def _train_and_score(
 ) -> None:
     config = plan.config
     provenance = describe(device, pick_precision(config.train.precision, device))
-    method = build_method(plan, device)
+    stores = _stores(plan, device)
+    method = build_method(plan, device, stores)
     if not folder.exists():
         folder.create(recorded_config(plan), first_status(plan, name, provenance))
-    trainer = _trainer(plan, folder, method, device, str(provenance["precision"]))
+    trainer = _trainer(plan, folder, method, stores, device, str(provenance["precision"]))
     trainer.should_stop = should_stop
     trainer.on_progress = lambda step: on_progress(step, plan.steps)
     forget_peak_memory(device)
@@ -180,9 +201,8 @@ def evaluate(
     _require_same_network(planned, folder, status)
     target = pick_device(device)
     if planned.split.parts.get(part):
-        require_sound(place, planned.manifest, planned.split, parts=(part,), read_masks_of=(part,))
-    if protocols == ["all"]:
-        protocols = applicable_protocols(scans_of(planned.manifest, planned.split, part))[0]
+        opened = parts_read(protocols, part)
+        require_sound(place, planned.manifest, planned.split, parts=opened, read_masks_of=opened)
     with folder.lock():
         network = build_network(planned, target)
         return score_part(planned, folder, part, target, reuse=network, protocols=protocols, library=library)
@@ -190,7 +210,8 @@ def evaluate(
 
 def _require_same_network(plan: Plan, folder: RunFolder, status: dict[str, Any]) -> None:
     """Refuse weights that other code would turn into other label maps."""
-    modules = {*INFERENCE, *(part.module for key, part in plan.parts.items() if key.startswith("network."))}
+    parts = (part for key, part in plan.parts.items() if key.startswith("network."))
+    modules = {*INFERENCE, *(module for part in parts for module in modules_of(part))}
     changed = sorted(name for name in modules if status["code"].get(name) not in (None, plan.code.get(name)))
     if changed:
         commit = str(status["provenance"].get("commit") or "unknown")[:12]
@@ -205,29 +226,58 @@ def scored(folder: RunFolder) -> pd.DataFrame:
     return pd.read_parquet(folder.path / "rows.parquet")
 
 
-def _trainer(plan: Plan, folder: RunFolder, method: Any, device: torch.device, precision: str) -> Trainer:
+def _stores(plan: Plan, device: torch.device) -> dict[str, TensorStore]:
+    """Open the images of the training parts: ``labelled`` with masks and, where the method asks, ``unlabelled``."""
     config, manifest, split = plan.config, plan.manifest, plan.split
-    size = config.data.size_px
-    cache = plan.store / "tensors"
-    labelled = [scan for part in plan.labelled_parts for scan in scans_of(manifest, split, part)]
-    open_part = {"size_px": size, "cache": cache, "device": device}
-    store = open_store(plan.root, manifest, labelled, masks=True, **open_part)  # type: ignore[arg-type]
-    unlabelled = None
-    if method.needs_unlabelled:
-        rest = scans_of(manifest, split, "unlabelled")
-        unlabelled = open_store(plan.root, manifest, rest, masks=False, **open_part)  # type: ignore[arg-type]
-    sizes = (config.train.labelled_batch, config.train.unlabelled_batch)
+    scans = {"labelled": [scan for part in plan.labelled_parts for scan in scans_of(manifest, split, part)]}
+    if plan.parts["method"].factory.needs_unlabelled:
+        scans["unlabelled"] = scans_of(manifest, split, "unlabelled")
+    return {
+        part: open_store(
+            plan.root,
+            manifest,
+            members,
+            size_px=config.data.size_px if config.data.geometry == "resize" else None,
+            masks=part == "labelled",
+            cache=plan.store / "tensors",
+            device=device,
+            context=config.data.context,
+        )
+        for part, members in scans.items()
+    }
+
+
+def _trainer(
+    plan: Plan,
+    folder: RunFolder,
+    method: Any,
+    stores: dict[str, TensorStore],
+    device: torch.device,
+    precision: str,
+) -> Trainer:
+    config, manifest = plan.config, plan.manifest
     validation = Validation(
         plan.root,
-        scans_of(manifest, split, "val"),
-        size_px=size,
+        scans_of(manifest, plan.split, "val"),
+        size_px=config.data.size_px,
+        geometry=config.data.geometry,
+        context=config.data.context,
         classes=manifest.classes,
         device=device,
         seed=config.seed,
     )
+    batches = Batches(
+        stores["labelled"],
+        stores.get("unlabelled"),
+        augment=config.augment,
+        size_px=config.data.size_px,
+        sizes=(config.train.labelled_batch, config.train.unlabelled_batch),
+        seed=config.seed,
+        foreground_share=config.data.foreground_share,
+    )
     return Trainer(
         method=method,
-        batches=Batches(store, unlabelled, augment=config.augment, sizes=sizes, seed=config.seed),
+        batches=batches,
         optimizer=plan.parts["optimizer"].build(method.groups()),
         settings=config.train,
         schedule=config.schedule,

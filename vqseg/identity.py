@@ -17,26 +17,46 @@ from vqseg.files import digest
 
 # What every run computes with, whatever parts it names.
 CORE = (
+    "vqseg.alignment",
     "vqseg.augment",
     "vqseg.build",
     "vqseg.codebook",
+    "vqseg.convolution",
     "vqseg.dataset",
-    "vqseg.decoder",
-    "vqseg.encoder",
     "vqseg.losses",
     "vqseg.network",
     "vqseg.optimizer",
     "vqseg.replacement",
     "vqseg.step",
+    "vqseg.store",
     "vqseg.streams",
     "vqseg.teacher",
     "vqseg.train",
     "vqseg.upload",
     "vqseg.validation",
+    "vqseg.windows",
 )
-SCORING = ("vqseg.evaluate", "vqseg.metrics", "vqseg.protocols", "vqseg.scoring")
+# What trains the local prior.
+PRETRAINING = (
+    "vqseg.augment",
+    "vqseg.dataset",
+    "vqseg.optimizer",
+    "vqseg.pretrain",
+    "vqseg.priors.local",
+    "vqseg.store",
+    "vqseg.streams",
+    "vqseg.train",
+)
+SCORING = (
+    "vqseg.evaluate",
+    "vqseg.inference",
+    "vqseg.lesions",
+    "vqseg.metrics",
+    "vqseg.protocols",
+    "vqseg.scoring",
+)
 # What stands between weights and a label map, beside the parts that the config names.
-INFERENCE = ("vqseg.codebook", "vqseg.dataset", "vqseg.decoder", "vqseg.encoder", "vqseg.network")
+INFERENCE = ("vqseg.codebook", "vqseg.convolution", "vqseg.network", "vqseg.store", "vqseg.windows")
 
 # Code that was rewritten without changing what it computes, with a test that says so: new hash -> the hash it keeps.
 EQUIVALENT: dict[str, str] = {}
@@ -53,9 +73,13 @@ def module_hash(module: str) -> str:
     return source_hash(Path(spec.origin).read_text(encoding="utf-8"))
 
 
-def source_hash(source: str) -> str:
-    """Return the hash of a source text: docstrings, annotations and defaults of constructor options do not count."""
-    tree = _Normalize().visit(ast.parse(source))
+def source_hash(source: str | bytes, *, defaults: bool = False) -> str:
+    """Return the hash of a source text: docstrings and annotations do not count.
+
+    Defaults of constructor options count only with ``defaults``: for code that does not promise to declare as
+    ``WAS`` what a default was.
+    """
+    tree = _Normalize(defaults).visit(ast.parse(source))
     found = digest(ast.dump(tree, include_attributes=False))
     return EQUIVALENT.get(found, found)
 
@@ -76,6 +100,9 @@ def identity(leaves: Mapping[str, Any], data: str, split: str, code: Mapping[str
 
 
 class _Normalize(ast.NodeTransformer):
+    def __init__(self, defaults: bool) -> None:
+        self.defaults = defaults
+
     def _body(self, node: Any) -> Any:
         self.generic_visit(node)
         first = node.body[0] if node.body else None
@@ -89,7 +116,7 @@ class _Normalize(ast.NodeTransformer):
         node.returns = None
         for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
             argument.annotation = None
-        if node.name == "__init__":
+        if node.name == "__init__" and not self.defaults:
             node.args.kw_defaults = [None for _ in node.args.kw_defaults]
         body: ast.AST = self._body(node)
         return body

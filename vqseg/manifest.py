@@ -28,11 +28,29 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Grid(_Record):
+    """The voxel grid of a volume's source file, kept so that label maps can go back to it (see `vqseg.volumes`).
+
+    ``shape`` is the file's, without channels or time points, and ``affine`` maps its voxels to mm; ``axes`` are the
+    file's axes that became slices, rows and columns, ``flips`` those of the three that run backwards. ``resampled``
+    holds (rows, columns) where slices were resampled in plane, ``frame`` the volume's place in a file of several time
+    points, ``header`` the NIfTI fields that place the grid, copied to files written on it.
+    """
+
+    shape: tuple[int, ...]
+    affine: list[list[float]]
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    resampled: tuple[int, int] | None = None
+    frame: int | None = None
+    header: dict[str, int | float | list[float]] = {}
+
+
 class Scan(_Record):
     """One volume of one patient.
 
     ``slices`` are the source's slice numbers, in order; ``spacing_mm`` is (slice, row, column) or None
-    where unknown; ``range`` is the source's intensity range that was mapped to 0-255.
+    where unknown; ``range`` is the source's intensity range that was mapped to 0-255 (or 0-65535), over all channels.
     """
 
     scan: str
@@ -46,6 +64,7 @@ class Scan(_Record):
     mask: str | None = None
     mask_sha256: str | None = None
     class_voxels: list[int] | None = None
+    grid: Grid | None = None
 
 
 class Manifest(_Record):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqseg.codebook import Quantized
@@ -35,12 +36,23 @@ class Output(NamedTuple):
 
 
 class SegmentationNetwork(nn.Module):
-    """One quantized space, a decoder that segments and, for the dual branch, one that reconstructs the image."""
+    """One quantized space and what reads it.
 
-    def __init__(self, encoder: nn.Module, quantizer: nn.Module, segment: nn.Module, image: nn.Module | None) -> None:
+    A decoder segments; for the dual branch another one reconstructs the image; for the alignment with a prior an
+    adapter (1 x 1 convolution) brings the tokens to the prior's width.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        quantizer: nn.Module,
+        segment: nn.Module,
+        image: nn.Module | None = None,
+        adapter: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.encoder, self.quantizer = encoder, quantizer
-        self.segment_decoder, self.image_decoder = segment, image
+        self.segment_decoder, self.image_decoder, self.adapter = segment, image, adapter
 
     def encode(self, images: Tensor) -> Encoded:
         """(B, C, H, W) -> tokens and finer maps."""
@@ -69,6 +81,17 @@ class SegmentationNetwork(nn.Module):
         image: Tensor = self.image_decoder(_as_map(tokens, encoded.grid), encoded.finer)
         return image
 
+    def adapt(self, tokens: Tensor, grid: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+        """Bring tokens (B, N, D) to a prior's width on the coarser of both grids: (B, D', h', w').
+
+        Raises:
+            ValueError: the network was built without an adapter.
+        """
+        if self.adapter is None:
+            raise ValueError("the network has no adapter; build it with a prior")
+        adapted: Tensor = self.adapter(to_coarser(_as_map(tokens, grid), shape))
+        return adapted
+
     def codes(self) -> Tensor:
         """Return the codebook (V, D), in full precision also under autocast."""
         device = next(self.quantizer.buffers(), next(self.quantizer.parameters())).device
@@ -81,6 +104,12 @@ class SegmentationNetwork(nn.Module):
         encoded = self.encode(images)
         quantized = self.quantize(encoded.tokens)
         return Output(self.segment(quantized.tokens, encoded), quantized, encoded)
+
+
+def to_coarser(maps: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Average maps (B, C, h, w) down to ``shape`` where that is coarser; what is coarser already stays."""
+    grid = (min(maps.shape[-2], shape[0]), min(maps.shape[-1], shape[1]))
+    return maps if grid == tuple(maps.shape[-2:]) else F.adaptive_avg_pool2d(maps, grid)
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from typing import Any
 
 from vqseg.config import Config, identity_leaves
 from vqseg.errors import InputError
-from vqseg.identity import code_hashes, identity, scoring_hash
+from vqseg.identity import PRETRAINING, code_hashes, identity, module_hash, scoring_hash
 from vqseg.manifest import Manifest, Split, read_manifest, read_split, scans_of
 from vqseg.parts import Part, resolve
 from vqseg.records.run import RunFolder
 
-CHOICES = ("network.encoder", "network.quantizer", "network.decoder", "perturbation", "method", "optimizer")
+CHOICES = ("network.encoder", "network.quantizer", "network.decoder", "perturbation", "prior", "method", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,17 @@ class Plan:
     parts: dict[str, Part]
     code: dict[str, str]
     identity: str
+    prior_folder: Path | None = None
+
+    @property
+    def aligned(self) -> bool:
+        """Whether tokens are aligned with a prior."""
+        return self.parts["prior"].name != "none"
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input: those of a slice and of its neighbours."""
+        return self.manifest.channels * self.config.data.context
 
     @property
     def folder(self) -> RunFolder:
@@ -55,14 +66,22 @@ def plan(config: Config, *, root: Path, split: str | None, store: Path) -> Plan:
     manifest = read_manifest(root)
     chosen = read_split(root, manifest, split)
     parts = resolve_choices(config)
-    code = code_hashes(part.module for part in parts.values())
-    leaves = identity_leaves(config, {key: part.identity() for key, part in parts.items()})
+    code = code_hashes(module for part in parts.values() for module in modules_of(part))
+    leaves, folder = identity_leaves(config, {key: part.identity() for key, part in parts.items()}), None
+    for key, part in parts.items():
+        if hasattr(part.factory, "digest"):
+            # The weights count by what they are, not by where they lie.
+            leaves[key] = {name: value for name, value in leaves[key].items() if name != "weights"}
+            leaves[f"{key}.weights"] = part.factory.digest(**part.options)
+    if parts["prior"].name == "local":
+        wanted = prior_identity(config, parts, manifest, chosen)
+        leaves["prior.weights"], folder = wanted, store / "priors" / wanted
     if config.data.labels == "all" and parts["method"].factory.needs_unlabelled:
         raise InputError("data.labels: all opens the hidden labels; it goes with method: supervised only")
-    _check_sizes(config, parts)
-    return Plan(
-        config, root, manifest, chosen, store, parts, code, identity(leaves, manifest.digest, chosen.digest, code)
-    )
+    if parts["method"].factory.needs_unlabelled and config.train.unlabelled_batch < 1:
+        raise InputError("train.unlabelled_batch: must be at least 1 for a semi-supervised method")
+    known = identity(leaves, manifest.digest, chosen.digest, code)
+    return Plan(config, root, manifest, chosen, store, parts, code, known, folder)
 
 
 def resolve_choices(config: Config) -> dict[str, Part]:
@@ -74,13 +93,19 @@ def resolve_choices(config: Config) -> dict[str, Part]:
     return {key: resolve(key.rpartition(".")[2], _at(config, key)) for key in CHOICES}
 
 
-def _check_sizes(config: Config, parts: dict[str, Part]) -> None:
-    widths = parts["network.encoder"].options.get("widths")
-    stride = 2 ** (len(widths) - 1) if widths else 1
-    if config.data.size_px % stride:
-        raise InputError(f"data.size_px: {config.data.size_px} is no multiple of the encoder's stride {stride}")
-    if parts["method"].factory.needs_unlabelled and config.train.unlabelled_batch < 1:
-        raise InputError("train.unlabelled_batch: must be at least 1 for a semi-supervised method")
+def modules_of(part: Part) -> tuple[str, ...]:
+    """Return the modules whose code a part computes with: its own, and those that its class names in ``uses``."""
+    return (part.module, *getattr(part.factory, "uses", ()))
+
+
+def prior_identity(config: Config, parts: dict[str, Part], manifest: Manifest, split: Split) -> str:
+    """Return who the local prior is: its options, what it sees, and the code that trains it; not the run's seed."""
+    trained = sorted({*split.parts.get("labelled", []), *split.parts.get("unlabelled", [])})
+    images = [[scan.scan, scan.image_sha256] for scan in manifest.scans if scan.patient in trained]
+    seen = {"images": images, "channels": manifest.channels, "size_px": config.data.size_px}
+    seen["geometry"] = config.data.geometry
+    code = {module: module_hash(module) for module in PRETRAINING}
+    return identity({**parts["prior"].identity(), **seen}, "", "", code)
 
 
 def first_status(plan: Plan, name: str, provenance: dict[str, Any]) -> dict[str, Any]:

@@ -4,15 +4,20 @@ Published numbers do not compare because these choices differ, so a run is segme
 label maps are kept, and every protocol is computed from label maps. A protocol that a data set cannot satisfy
 is not applicable, with a reason; it is never approximated.
 
-A protocol is one row of `PROTOCOLS`. Its geometry names a row of `vqseg.evaluate.GEOMETRIES`, its case unit a
-row of `CASE_UNITS`, its empty policy a row of `EMPTIES`.
+A protocol is one row of `PROTOCOLS`. Its geometry names a row of `vqseg.inference.GEOMETRIES`, its case unit a
+row of `CASE_UNITS`, its empty policy a row of `EMPTIES`. Its pool is a part whose scans are scored together with
+those of a test part: the rows carry the test part's name, but a number over validation scans is no clean test number.
 
 Letters: S slices, H x W pixels.
 
-Source: SSL4MIS `code/val_2D.py` for `ssl4mis`.
+Source: SSL4MIS `code/val_2D.py` for `ssl4mis`; UniMatch `more-scenarios/medical/unimatch.py` and its list
+`valtest.txt` for `unimatch`; VQ-Seg's release, `test.py`, for `vqseg-release`.
 Differs: SSL4MIS's test script stops at an empty mask, its validation script gives 0; here 0 stands for both, whichever
-of the two masks is empty. The network sees 256 x 256 pixels under `ssl4mis` whatever size it was trained on, because
-that is the protocol: rows of a recipe with another input size carry that mismatch.
+of the two masks is empty. UniMatch divides by zero where both are empty; here that is 0 too. UniMatch publishes Dice
+alone: the Jaccard beside it is ours, and there are no distances. The release stacks whatever files a patient has; here
+a patient without two scans of one in-plane shape makes the protocol not applicable. A network sees the protocol's own
+size (256 pixels under `ssl4mis` and `unimatch`, 224 under `vqseg-release`) whatever it was trained on, because that is
+the protocol: rows of a recipe with another input carry that mismatch.
 """
 
 from __future__ import annotations
@@ -23,21 +28,27 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from vqseg.errors import pick
 from vqseg.metrics import diagonal
 
 if TYPE_CHECKING:
     from vqseg.manifest import Scan
 
 Spacing = tuple[float, ...]
+TEST_PARTS = ("test", "devtest")
 
 
 class Case(NamedTuple):
-    """What one row per class is made for: the scans whose slices are stacked, in order."""
+    """What one row per class is made for: the scans whose slices are stacked, in order.
+
+    ``order`` are the stacked slices' places in another order, None: as they are.
+    """
 
     name: str
     patient: str
     scans: tuple[str, ...]
     spacing_mm: Spacing | None
+    order: tuple[int, ...] | None = None
 
 
 class EmptyScore(NamedTuple):
@@ -48,15 +59,49 @@ class EmptyScore(NamedTuple):
 
 
 class CaseUnit(NamedTuple):
-    """How scans become cases, how many axes a case has, and why scans may not do (None if they do)."""
+    """How scans become cases, how many axes a case has, and why scans may not do (None if they do).
+
+    ``whole``: a case is one scan with its slices side by side, so that lesions and slices next to each other mean
+    something.
+    """
 
     cases: Callable[[Sequence[Scan]], list[Case]]
     axes: Literal[2, 3]
     lacks: Callable[[Sequence[Scan]], str | None]
+    whole: bool = True
 
 
 def _each_scan(scans: Sequence[Scan]) -> list[Case]:
     return [Case(scan.scan, scan.patient, (scan.scan,), scan.spacing_mm) for scan in scans]
+
+
+def _each_patient(scans: Sequence[Scan]) -> list[Case]:
+    """All slices of a patient as the release's file names sort: slice 10 before slice 2."""
+    cases = []
+    for patient, own in _by_patient(scans).items():
+        files = [f"{scan.scan}_slice_{number}" for scan in own for number in scan.slices]
+        order = tuple(sorted(range(len(files)), key=files.__getitem__))
+        cases.append(Case(patient, patient, tuple(scan.scan for scan in own), None, order))
+    return cases
+
+
+def _by_patient(scans: Sequence[Scan]) -> dict[str, list[Scan]]:
+    found: dict[str, list[Scan]] = {}
+    for scan in scans:
+        found.setdefault(scan.patient, []).append(scan)
+    return found
+
+
+def _no_pairs(scans: Sequence[Scan]) -> str | None:
+    if flat := _no_volumes(scans):
+        return flat
+    for patient, own in _by_patient(scans).items():
+        if len(own) != 2:
+            return f"no ED/ES: patient {patient!r} has {len(own)} scan{'s' * (len(own) > 1)}, a case is two"
+        shapes = [" x ".join(str(side) for side in scan.shape[1:]) for scan in own]
+        if shapes[0] != shapes[1]:
+            return f"no ED/ES: the two scans of patient {patient!r} have {' and '.join(shapes)} pixels, a case has one"
+    return None
 
 
 def _no_volumes(scans: Sequence[Scan]) -> str | None:
@@ -80,6 +125,7 @@ def _zero(both: bool, shape: Sequence[int], spacing: Spacing | None) -> EmptySco
 CASE_UNITS: Mapping[str, CaseUnit] = {
     "scan": CaseUnit(_each_scan, 3, _no_volumes),
     "image": CaseUnit(_each_scan, 2, _no_images),
+    "patient": CaseUnit(_each_patient, 3, _no_pairs, whole=False),
 }
 EMPTIES: Mapping[str, Callable[[bool, Sequence[int], Spacing | None], EmptyScore]] = {
     "diagonal": _diagonal_if_one,
@@ -96,11 +142,31 @@ class ScoringProtocol:
     case_unit: str
     empty: str
     units: tuple[Literal["voxel", "mm"], ...]
+    pool: Literal["val"] | None = None
 
-    def applicable(self, scans: Sequence[Scan]) -> str | None:
-        """Return why the protocol cannot be applied to these scans, None if it can."""
+    def parts(self, part: str) -> tuple[str, ...]:
+        """Return the parts whose scans are scored when ``part`` is."""
+        return (part,) if self.pool is None else (self.pool, part)
+
+    def scans(self, scans: Sequence[Scan], pool: Sequence[Scan]) -> list[Scan]:
+        """Return what is scored: the part's scans, after those of the pool where the protocol has one."""
+        return [*(pool if self.pool else ()), *scans]
+
+    def applicable(self, scans: Sequence[Scan], part: str, pool: Sequence[Scan] = ()) -> str | None:
+        """Return why the protocol cannot be applied, None if it can.
+
+        Args:
+            scans: those of ``part``.
+            part: the part's name.
+            pool: the validation scans.
+        """
         if not scans:
             return "no scans"
+        if self.pool and part not in TEST_PARTS:
+            return f"{self.pool} and test scans together; score test"
+        if self.pool and not pool:
+            return f"{self.pool} and test scans together, but the split has no {self.pool} scans"
+        scans = self.scans(scans, pool)
         bare = [scan.scan for scan in scans if scan.mask is None]
         if bare:
             return f"{len(bare)} of {len(scans)} scans have no mask, the first is {bare[0]!r}"
@@ -127,6 +193,8 @@ PROTOCOLS: Mapping[str, ScoringProtocol] = {
     "scan": ScoringProtocol("scan", "native", "scan", "diagonal", ("voxel", "mm")),
     "ssl4mis": ScoringProtocol("ssl4mis", "zoom0-256", "scan", "zero", ("voxel",)),
     "image": ScoringProtocol("image", "native", "image", "diagonal", ("voxel",)),
+    "unimatch": ScoringProtocol("unimatch", "bilinear-256", "scan", "zero", (), pool="val"),
+    "vqseg-release": ScoringProtocol("vqseg-release", "tiles-224", "patient", "zero", ("voxel",)),
 }
 
 
@@ -135,7 +203,21 @@ def default_protocol(scans: Sequence[Scan]) -> str:
     return "image" if scans and _no_images(scans) is None else "scan"
 
 
-def applicable_protocols(scans: Sequence[Scan]) -> tuple[list[str], dict[str, str]]:
-    """Return the names of the protocols that these scans satisfy, and for each other one the reason."""
-    reasons = {name: protocol.applicable(scans) for name, protocol in PROTOCOLS.items()}
+def applicable_protocols(scans: Sequence[Scan], part: str, pool: Sequence[Scan]) -> tuple[list[str], dict[str, str]]:
+    """Return the names of the protocols that a part satisfies, and for each other one the reason.
+
+    Args:
+        scans: those of the part.
+        part: the part's name.
+        pool: the validation scans of the same split, which a protocol may score together with those of a test part.
+    """
+    reasons = {name: protocol.applicable(scans, part, pool) for name, protocol in PROTOCOLS.items()}
     return [name for name, why in reasons.items() if why is None], {n: why for n, why in reasons.items() if why}
+
+
+def parts_read(protocols: Sequence[str] | None, part: str) -> tuple[str, ...]:
+    """Return the parts whose images and masks are opened when ``part`` is scored, ``["all"]`` being every protocol."""
+    asked = PROTOCOLS if protocols == ["all"] else protocols or ()
+    rules = [PROTOCOLS[pick(name, PROTOCOLS, "protocol")] for name in asked]
+    pools = [name for rule in rules for name in rule.parts(part) if part in TEST_PARTS]
+    return tuple(dict.fromkeys([part, *pools]))

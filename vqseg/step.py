@@ -3,6 +3,7 @@
 Letters: B images, N tokens per image, C channels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from vqseg import streams
 from vqseg.codebook import Quantized, usage_loss
-from vqseg.network import SegmentationNetwork
+from vqseg.network import SegmentationNetwork, to_coarser
 from vqseg.replacement import changed_share, energies
 
 
@@ -29,28 +30,41 @@ class Perturbation(Protocol):
         ...
 
 
+class Alignment(Protocol):
+    """See `vqseg.alignment`."""
+
+    def features(self, images: Tensor, grid: tuple[int, int], part: str, rows: Tensor | None) -> Tensor:
+        """Return the prior's features (B, D', h', w') of images (B, C, H, W)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Setup:
-    """What the composition root tells every method."""
+    """What the composition root tells every method: ``classes`` with the background first, the prior if any."""
 
     seed: int
     teacher_decay: float
     separate_statistics: bool
+    classes: tuple[str, ...] = ()
+    alignment: Alignment | None = None
 
 
 class Step(NamedTuple):
-    """Weighted loss terms (the loop sums them), plain values to log, and the codes that all tokens took (B, N)."""
+    """Weighted loss terms (the loop sums them), plain values to log, and the codes that all tokens took (B, N).
+
+    ``indices`` is None where nothing is quantized.
+    """
 
     losses: dict[str, Tensor]
     logs: dict[str, Tensor]
-    indices: Tensor
+    indices: Tensor | None
 
 
 def parameter_groups(student: SegmentationNetwork) -> dict[str, list[nn.Parameter]]:
-    """Return the student's parameters, the encoder's apart."""
-    encoder = list(student.encoder.parameters())
-    own = {id(parameter) for parameter in encoder}
-    return {"encoder": encoder, "head": [p for p in student.parameters() if id(p) not in own]}
+    """Return the student's trained parameters, the encoder's apart."""
+    encoder = [p for p in student.encoder.parameters() if p.requires_grad]
+    own = {id(parameter) for parameter in student.encoder.parameters()}
+    return {"encoder": encoder, "head": [p for p in student.parameters() if id(p) not in own and p.requires_grad]}
 
 
 def perturb(
@@ -72,6 +86,28 @@ def perturb(
 def perturbation_stream(setup: Setup, step: int, device: torch.device) -> torch.Generator:
     """Return the generator of a step's perturbation."""
     return streams.generator(setup.seed, "perturbation", step, device=device)
+
+
+def align(
+    alignment: Alignment,
+    student: SegmentationNetwork,
+    tokens: Tensor,
+    grid: tuple[int, int],
+    seen: Sequence[tuple[Tensor, Tensor | None, str]],
+) -> tuple[Tensor, Tensor]:
+    """Bring tokens and the prior's features together, on the coarser of both grids: each (B, N', D').
+
+    Args:
+        alignment: the prior.
+        student: whose adapter brings the tokens to the prior's width.
+        tokens: unperturbed, (B, N, C).
+        grid: of the tokens.
+        seen: the images (B_i, C, H, W) that the tokens are of, in order, each with its rows or None, and its part.
+    """
+    prior = torch.cat([alignment.features(image, grid, part, rows) for image, rows, part in seen])
+    prior = to_coarser(prior, grid)
+    adapted = student.adapt(tokens, grid, (prior.shape[-2], prior.shape[-1]))
+    return adapted.flatten(2).transpose(1, 2), prior.flatten(2).transpose(1, 2)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 # What draws: the purposes that the loop uses. A new consumer of randomness gets a new purpose.
-PURPOSES = ("data", "augmentation", "perturbation", "network", "validation", "init")
+PURPOSES = ("data", "augmentation", "perturbation", "network", "validation", "init", "pretraining")
 
 
 def key(seed: int, *names: object) -> int:
@@ -32,8 +32,12 @@ def initialize(module: nn.Module, seed: int, prefix: str = "") -> None:
 
     Convolutions and linear maps get PyTorch's default law (uniform, Kaiming with gain sqrt(1/3)). A module
     with a method ``initialize(generator_for)`` sets its own; ``generator_for(name)`` is keyed by its path.
+    A module whose attribute ``pretrained`` is true keeps its weights, and so does everything in it.
     """
+    kept = {each for child in module.modules() if getattr(child, "pretrained", False) for each in child.modules()}
     for path, child in module.named_modules(prefix=prefix):
+        if child in kept:
+            continue
 
         def generator_for(name: str, path: str = path) -> torch.Generator:
             return generator(seed, "init", f"{path}.{name}")

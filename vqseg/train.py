@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from vqseg import streams
 from vqseg.codebook import usage
 from vqseg.config import Schedule, Train
-from vqseg.dataset import Batches
 from vqseg.errors import InputError
 from vqseg.files import replacing
 from vqseg.optimizer import set_rate
@@ -42,6 +41,16 @@ class Method(Protocol):
 
     def after_step(self, step: int) -> None:
         """Act after the optimizer."""
+        ...
+
+
+class Batches(Protocol):
+    """See `vqseg.dataset`."""
+
+    unlabelled: Any
+
+    def at(self, step: int) -> Any:
+        """Return the batch of a step."""
         ...
 
 
@@ -78,12 +87,14 @@ class Meter:
         self.window: Tensor | None = None
         self.tokens = 0
 
-    def add(self, values: dict[str, Tensor], indices: Tensor) -> None:
-        """Add one step's values (scalars on the device) and the codes that its tokens took."""
+    def add(self, values: dict[str, Tensor], indices: Tensor | None) -> None:
+        """Add one step's values (scalars on the device) and the codes that its tokens took, if any."""
         for name, value in values.items():
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
+        if indices is None:
+            return
         flat = indices.flatten()
         self.usage.scatter_add_(0, flat, torch.ones_like(flat))
         self.tokens += flat.numel()

@@ -1,12 +1,14 @@
 """What is measured on the validation part while training: Dice of both networks, and the teacher's reach.
 
 Reach: the Dice lost and the share of pixels whose class flips when a perturbation acts on q at inference, for
-the arm's own perturbation and for uniform replacement of every code. Dice is that of the `scan` protocol.
-Letters: S slices, H x W pixels, K classes.
+the arm's own perturbation and for uniform replacement of every code. Dice is that of the `scan` protocol; a recipe of
+crops is measured in windows side by side, without the overlap that scoring spends time on.
+Letters: S slices, H x W pixels, C channels, K classes, A perturbations, B slices or windows of a pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,16 +16,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from vqseg import streams
-from vqseg.dataset import to_input
 from vqseg.manifest import Scan, read_image, read_mask
 from vqseg.metrics import class_dice
 from vqseg.network import SegmentationNetwork
 from vqseg.perturbations.uniform import Uniform
 from vqseg.step import Perturbation
+from vqseg.store import to_input, to_unit, with_context
+from vqseg.windows import groups, windowed
+
+# Slices and windows of one pass, and logits (floats) that are brought to the native grid at once.
+SLICES, WINDOWS, LOGITS = 64, 16, 2**26
 
 
 class Validation:
-    """Holds the validation scans at input size and their masks on the native grid."""
+    """Holds the validation scans and their masks on the native grid.
+
+    ``images`` are the network's inputs (S, C, P, P) where slices are resized, and the stored volumes where windows
+    slide over them: as floats with their neighbors they would be up to twenty times as large.
+    """
 
     def __init__(
         self,
@@ -34,9 +44,16 @@ class Validation:
         classes: Sequence[str],
         device: torch.device,
         seed: int,
+        geometry: Literal["resize", "crop"] = "resize",
+        context: int = 1,
     ) -> None:
         self.classes, self.device, self.seed = list(classes), device, seed
-        self.images = [to_input(read_image(root, scan), size_px) for scan in scans]
+        self.side, self.geometry, self.context = size_px, geometry, context
+        self.images: list[Tensor | np.ndarray] = []
+        for scan in scans:
+            volume = read_image(root, scan)
+            held = to_input(with_context(volume, context), size_px) if geometry == "resize" else volume
+            self.images.append(held)
         self.masks = [read_mask(root, scan) for scan in scans]
 
     def measure(
@@ -51,14 +68,13 @@ class Validation:
         shaken_scores: dict[str, list[np.ndarray]] = {name: [] for name in arms}
         flips = dict.fromkeys(arms, 0.0)
         pixels = sum(mask.size for mask in self.masks)
-        for number, (images, mask) in enumerate(zip(self.images, self.masks, strict=True)):
-            images = images.to(self.device)
-            labels, shaken = self._segment(teacher, images, mask.shape[1:], arms, number)
+        for number, mask in enumerate(self.masks):
+            labels, *shaken = self._segment(teacher, number, arms)
             clean.append(class_dice(labels, mask, len(self.classes)))
-            for name, scores in shaken_scores.items():
-                scores.append(class_dice(shaken[name], mask, len(self.classes)))
-                flips[name] += float((shaken[name] != labels).sum()) / pixels
-            plain, _ = self._segment(student, images, mask.shape[1:], {}, number)
+            for name, found in zip(arms, shaken, strict=True):
+                shaken_scores[name].append(class_dice(found, mask, len(self.classes)))
+                flips[name] += float((found != labels).sum()) / pixels
+            (plain,) = self._segment(student, number, {})
             taught.append(class_dice(plain, mask, len(self.classes)))
         values = {"val/dice_teacher": float(np.mean(clean)), "val/dice_student": float(np.mean(taught))}
         for index, name in enumerate(self.classes[1:]):
@@ -71,29 +87,57 @@ class Validation:
         return values
 
     @torch.no_grad()
-    def _segment(
-        self,
-        network: SegmentationNetwork,
-        images: Tensor,
-        shape: tuple[int, ...],
-        arms: dict[str, Perturbation],
-        number: int,
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        encoded = network.encode(images)
-        quantized = network.quantize(encoded.tokens)
-        clean = _labels(network.segment(quantized.tokens, encoded), shape)
-        codes, shaken = network.codes(), {}
-        for name, perturbation in arms.items():
-            # The same draws at every validation: a curve of reach then moves with the network alone.
-            generator = streams.generator(self.seed, "validation", name, number, device=self.device)
-            drawn = perturbation.draw(quantized, codes, generator)
-            tokens = perturbation.apply(quantized, codes, drawn)
-            shaken[name] = _labels(network.segment(tokens, encoded), shape)
-        return clean, shaken
+    def _segment(self, network: SegmentationNetwork, number: int, arms: dict[str, Perturbation]) -> list[np.ndarray]:
+        """Class indices (S, H, W) of one scan: undisturbed, then under each of ``arms``."""
+        # The same draws at every validation: a curve of reach then moves with the network alone.
+        generators = [streams.generator(self.seed, "validation", arm, number, device=self.device) for arm in arms]
+        streamed = list(zip(arms.values(), generators, strict=True))
+        run = self._resized if self.geometry == "resize" else self._slid
+        parts = list(run(network, number, streamed))
+        return [np.concatenate(labels) for labels in zip(*parts, strict=True)]
+
+    def _resized(
+        self, network: SegmentationNetwork, number: int, arms: list[tuple[Perturbation, torch.Generator]]
+    ) -> Iterator[list[np.ndarray]]:
+        shape = self.masks[number].shape[1:]
+        images = self.images[number]
+        assert isinstance(images, Tensor)
+        for part in images.split(SLICES):
+            yield [_labels(logits, shape) for logits in _passes(network, part.to(self.device), arms)]
+
+    def _slid(
+        self, network: SegmentationNetwork, number: int, arms: list[tuple[Perturbation, torch.Generator]]
+    ) -> Iterator[list[np.ndarray]]:
+        def predict(images: Tensor) -> Tensor:
+            return torch.cat(list(_passes(network, images, arms)), dim=1)
+
+        volume = self.images[number]
+        assert isinstance(volume, np.ndarray)
+        slices = with_context(volume, self.context)
+        for group in groups(len(slices), slices.shape[1:3], self.side, WINDOWS):
+            images = to_unit(slices[group]).to(self.device)
+            logits = windowed(predict, images, self.side, self.side, batch=WINDOWS)
+            yield [each.argmax(1).byte().cpu().numpy() for each in logits.chunk(1 + len(arms), dim=1)]
+
+
+def _passes(
+    network: SegmentationNetwork, images: Tensor, arms: list[tuple[Perturbation, torch.Generator]]
+) -> Iterator[Tensor]:
+    """Yield logits (B, K, h, w): undisturbed, then under each perturbation."""
+    encoded = network.encode(images)
+    quantized = network.quantize(encoded.tokens)
+    codes = network.codes()
+    yield network.segment(quantized.tokens, encoded)
+    for perturbation, generator in arms:
+        drawn = perturbation.draw(quantized, codes, generator)
+        yield network.segment(perturbation.apply(quantized, codes, drawn), encoded)
 
 
 def _labels(logits: Tensor, shape: tuple[int, ...]) -> np.ndarray:
     """Logits (S, K, h, w) -> class indices (S, H, W), by bilinear logits on the native grid."""
-    full = functional.interpolate(logits.float(), size=tuple(shape), mode="bilinear", align_corners=False)
-    labels: np.ndarray = full.argmax(1).byte().cpu().numpy()
-    return labels
+    step = max(LOGITS // (logits.shape[1] * shape[0] * shape[1]), 1)
+    found = []
+    for part in logits.float().split(step):
+        full = functional.interpolate(part, size=tuple(shape), mode="bilinear", align_corners=False)
+        found.append(full.argmax(1).byte().cpu().numpy())
+    return np.concatenate(found)

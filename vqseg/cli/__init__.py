@@ -12,7 +12,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 
 import typer
 
-from vqseg.cli import config, data, doctor, records, report, study, train, ui
+from vqseg.cli import config, data, doctor, prior, records, report, study, train, ui
 from vqseg.errors import InputError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(study.app, name="study")
 app.add_typer(records.app, name="records")
 app.add_typer(config.app, name="config")
+app.add_typer(prior.app, name="prior")
 app.command()(train.train)
 app.command()(train.evaluate)
 app.command()(report.report)

@@ -10,11 +10,10 @@ app = typer.Typer(help="Show presets and check settings.", no_args_is_help=True)
 @app.command("list")
 def list_presets() -> None:
     """List the presets."""
-    from vqseg.config import preset_path, presets
+    from vqseg import presets
 
-    for name in presets():
-        first = preset_path(name).read_text(encoding="utf-8").splitlines()[0]
-        typer.echo(f"{name:8} {first.lstrip('# ')}")
+    for name in presets.names():
+        typer.echo(f"{name:8} {presets.summary(presets.read(name))}")
 
 
 @app.command()
@@ -23,14 +22,21 @@ def show(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE, any number of times.")
     ] = None,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Print where each setting comes from, and what departs from it.")
+    ] = False,
 ) -> None:
     """Print every setting of a preset, after checking it."""
     import yaml
 
+    from vqseg import presets
     from vqseg.config import load_config
     from vqseg.experiment import CHOICES, resolve_choices
 
     config = load_config(preset, set_ or [])
     resolve_choices(config)
+    if sources:
+        typer.echo("\n".join(presets.sourced(presets.read(preset))))
+        return
     typer.echo(yaml.safe_dump(config.plain(), sort_keys=False).rstrip())
     typer.echo(f"# parts: {', '.join(CHOICES)}")

@@ -17,9 +17,12 @@ SplitName = Annotated[
 Part = Annotated[str | None, typer.Option(help="val, test or devtest; by default the best part scored for all runs.")]
 Protocol = Annotated[str | None, typer.Option(help="Scoring protocol; by default scan, or image for 2-D sets.")]
 Metric = Annotated[str, typer.Option(help="Score of effects and summary: dice, jaccard, hd95, asd, hd95_mm ...")]
-Columns = Annotated[str | None, typer.Option(help="Columns of the table, by comma: dice,hd95,classes,effect,ms ...")]
+Columns = Annotated[
+    str | None, typer.Option(help="Columns of the table, by comma: dice,hd95,classes,lesions,effect,ms ...")
+]
 Decimals = Annotated[int, typer.Option(min=0, max=6, help="Digits after the point.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write to; by default STORE/reports/STUDY.")]
+Rivals = Annotated[bool, typer.Option("--rivals/--no-rivals", help="Rows of runs that 'vqseg score' made.")]
 AllowMixed = Annotated[bool, typer.Option("--allow-mixed", help="Tabulate runs that disagree; captions say so.")]
 
 
@@ -35,6 +38,7 @@ def report(
     decimals: Decimals = 2,
     out: Out = None,
     allow_mixed: AllowMixed = False,
+    rivals: Rivals = True,
 ) -> None:
     """Render a study's report, print its table and say where the files lie."""
     from vqseg.manifest import PARTS
@@ -47,7 +51,7 @@ def report(
     if split in PARTS:
         split, part = None, part or split
     keys = tuple(word.strip() for word in columns.split(",") if word.strip()) if columns is not None else None
-    options = Options(part, protocol, metric, keys or None, decimals, allow_mixed)
+    options = Options(part, protocol, metric, keys or None, decimals, allow_mixed, rivals)
     made = make(name, store=store, data=data, split=split, out=out, options=options)
     typer.echo(made.words + "\n\nwrote")
     for path in made.paths:

@@ -153,7 +153,7 @@ def _applicable(record: dict[str, Any], part: str) -> list[str]:
     split = read_split(root, manifest, record["split"]["name"])
     if part not in split.parts:
         raise InputError(f"part {part!r} is not in split {split.name!r}; it has {', '.join(split.parts)}")
-    return applicable_protocols(scans_of(manifest, split, part))[0]
+    return applicable_protocols(scans_of(manifest, split, part), part, scans_of(manifest, split, "val"))[0]
 
 
 def _scored(folder: Any, part: str, protocols: list[str] | None, scoring: str) -> bool:

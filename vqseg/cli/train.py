@@ -36,6 +36,7 @@ def train(
 ) -> None:
     """Train one run; started again, it resumes, and a finished one is left as it is."""
     from vqseg import config, experiment
+    from vqseg.cli.pretraining import prepare
     from vqseg.cli.progress import run_bar, stopping
     from vqseg.records.mirror import require_address
     from vqseg.train import Interrupted
@@ -46,6 +47,8 @@ def train(
     overrides = config.with_steps([*(set_ or []), *extra], steps)
     settings = config.load_config(preset or ("cpu" if data else "smoke"), overrides)
     plan = experiment.plan(settings, root=data_or_phantom(data, store), split=split, store=store)
+    experiment.check_parts(plan)
+    prepare(plan, device)
     label = name or f"{plan.parts['method'].name} {plan.parts['perturbation'].name}, seed {settings.seed}"
     with run_bar(label, plan.steps) as advance, stopping() as stop:
         try:

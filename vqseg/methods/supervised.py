@@ -1,6 +1,6 @@
 """Supervised training through the quantized space: labelled images alone, or all of them with their hidden labels.
 
-    L = L1(x, D_i(q)) + seg(y, D_s(q')) + lambda_q (codebook + .25 commitment) + lambda_h usage
+    L = lambda_l seg(y, D_s(q')) + L1(x, D_i(q)) + lambda_a L_align + lambda_q (codebook + .25 commitment) + lambda_h usage
 
 With ``data.labels: all`` this is the fully supervised bound, and with a perturbation the setting of the paper's Fig. 1.
 Source: VQ-Seg, Fig. 1 (drawn, its recipe is not printed: the perturbation acts on q in every training pass here).
@@ -13,10 +13,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from vqseg.dataset import Batch
-from vqseg.losses import segmentation_loss
+from vqseg.losses import info_nce, segmentation_loss
 from vqseg.network import SegmentationNetwork, running_statistics_kept
-from vqseg.ranges import Weight
-from vqseg.step import CodebookWeights, Perturbation, Setup, Step, parameter_groups, perturb, perturbation_stream
+from vqseg.ranges import Positive, Weight
+from vqseg.step import (
+    CodebookWeights,
+    Perturbation,
+    Setup,
+    Step,
+    align,
+    parameter_groups,
+    perturb,
+    perturbation_stream,
+)
 from vqseg.teacher import follow, make_teacher
 
 
@@ -32,8 +41,11 @@ class Supervised(nn.Module):
         setup: Setup,
         *,
         segmentation: Literal["ce", "dice_ce"] = "ce",
+        labelled_weight: Weight = 1.0,
         dual_branch: bool = True,
         reconstruction_weight: Weight = 1.0,
+        align_weight: Weight = 5.0,
+        align_temperature: Positive = 0.07,
         codebook_weight: Weight = 1.0,
         commitment: Weight = 0.25,
         usage_weight: Weight = 0.0,
@@ -43,7 +55,8 @@ class Supervised(nn.Module):
             raise ValueError(f"dual_branch is {dual_branch}, but the network was built otherwise")
         self.student, self.teacher = student, make_teacher(student)
         self.perturbation, self.setup, self.segmentation = perturbation, setup, segmentation
-        self.reconstruction_weight = reconstruction_weight
+        self.labelled_weight, self.reconstruction_weight = labelled_weight, reconstruction_weight
+        self.align_weight, self.align_temperature = align_weight, align_temperature
         self.codebook_weights = CodebookWeights(codebook_weight, commitment, usage_weight)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
@@ -65,12 +78,16 @@ class Supervised(nn.Module):
             with torch.no_grad():
                 self.student.segment(quantized.tokens, encoded)
         terms = {
-            "labelled": segmentation_loss(self.segmentation, logits, mask),
+            "labelled": self.labelled_weight * segmentation_loss(self.segmentation, logits, mask),
             **self.codebook_weights.terms(self.student, encoded.tokens, quantized.losses),
         }
         if self.student.image_decoder is not None:
             rebuilt = self.student.reconstruct(quantized.tokens, encoded)
             terms["reconstruction"] = self.reconstruction_weight * F.l1_loss(rebuilt.float(), image)
+        if self.setup.alignment is not None:
+            seen = [(image, batch.labelled.rows, "labelled")]
+            aligned = align(self.setup.alignment, self.student, quantized.tokens, encoded.grid, seen)
+            terms["align"] = self.align_weight * info_nce(*aligned, self.align_temperature)
         return Step(terms, change, quantized.indices)
 
     def after_step(self, step: int) -> None:

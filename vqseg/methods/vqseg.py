@@ -1,11 +1,13 @@
 """VQ-Seg: mean-teacher consistency through a quantized space whose codes are perturbed.
 
-    L   = L_l + lambda_u L_u + lambda_q (codebook + .25 commitment) + lambda_h usage
+    L   = lambda_l L_l + lambda_u L_u + lambda_a L_align + lambda_q (codebook + .25 commitment) + lambda_h usage
     L_l = L1(x_l, D_i(q_l)) + seg(y_l, D_s(q_l))
     L_u = L1(x_u, D_i(q'_u)) + seg(y~, D_s(q'_u)) + seg(y~, D_s(q_a)),     q' = perturbation(q)
+    L_align = InfoNCE(adapter(q), prior(x)) over the places of one image, for x_l and x_u, q unperturbed
 
-x_u is the weak view, x_a its strong one (CutMix included), y~ the teacher's argmax on x_u.
-Source: VQ-Seg, section 3. The prior alignment (PFA) joins with its priors.
+x_u is the weak view, x_a its strong one (CutMix included; the mean over several), y~ the teacher's argmax on x_u.
+Source: VQ-Seg, section 3. With ``perturb: strong`` the form of its release: q' of the strong views instead, and no
+student pass on the weak one.
 Differs: the codebook term is not printed in the paper, without it a straight-through codebook gets no gradient;
 it is taken on unperturbed q of labelled and unlabelled images. The image decoder sees no skips.
 The optional usage term is the release's. The first ``warmup_steps`` train on labelled images alone.
@@ -19,17 +21,33 @@ from torch import Tensor, nn
 
 from vqseg.codebook import Quantized
 from vqseg.dataset import Batch, Labelled, Unlabelled
-from vqseg.losses import pseudo_labels, ramp, segmentation_loss
+from vqseg.losses import IGNORE, class_thresholds, info_nce, pseudo_labels, ramp, segmentation_loss
 from vqseg.network import Encoded, SegmentationNetwork, running_statistics_kept
-from vqseg.ranges import Steps, Weight
-from vqseg.step import CodebookWeights, Perturbation, Setup, Step, parameter_groups, perturb, perturbation_stream
+from vqseg.ranges import Positive, Share, Steps, Weight
+from vqseg.step import (
+    CodebookWeights,
+    Perturbation,
+    Setup,
+    Step,
+    align,
+    parameter_groups,
+    perturb,
+    perturbation_stream,
+)
 from vqseg.teacher import follow, make_teacher
+
+Target = tuple[Tensor, Tensor]
 
 
 class VQSeg(nn.Module):
-    """The semi-supervised method; with perturbation ``none`` and no dual branch it is the VQ-embedded base."""
+    """The semi-supervised method; without perturbation, dual branch and prior it is the VQ-embedded base.
+
+    ``codebook_passes``: the codebook and usage terms of labelled and unlabelled tokens in one mean (``joint``), or
+    the sum of one mean each (``separate``, the release's).
+    """
 
     needs_unlabelled = True
+    thresholds: Tensor
 
     def __init__(
         self,
@@ -38,29 +56,38 @@ class VQSeg(nn.Module):
         setup: Setup,
         *,
         segmentation: Literal["ce", "dice_ce"] = "ce",
+        labelled_weight: Weight = 1.0,
         unlabelled_weight: Weight = 1.0,
+        perturb: Literal["weak", "strong"] = "weak",
         perturbed_weight: Weight = 1.0,
         strong_weight: Weight = 1.0,
         warmup_steps: Steps = 0,
         ramp_steps: Steps = 0,
-        confidence: float = 0.0,
+        confidence: Share = 0.0,
+        class_confidence: dict[str, float] | None = None,
         dual_branch: bool = True,
         reconstruction_weight: Weight = 1.0,
+        align_weight: Weight = 5.0,
+        align_temperature: Positive = 0.07,
         codebook_weight: Weight = 1.0,
         commitment: Weight = 0.25,
+        codebook_passes: Literal["joint", "separate"] = "joint",
         usage_weight: Weight = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= confidence < 1:
-            raise ValueError(f"confidence must lie in [0, 1), got {confidence}")
         if dual_branch != (student.image_decoder is not None):
             raise ValueError(f"dual_branch is {dual_branch}, but the network was built otherwise")
         self.student, self.teacher = student, make_teacher(student)
         self.perturbation, self.setup = perturbation, setup
-        self.segmentation, self.confidence = segmentation, confidence
+        thresholds = class_thresholds(confidence, class_confidence or {}, setup.classes)
+        self.register_buffer("thresholds", thresholds, persistent=False)
+        self.segmentation, self.perturbs_strong = segmentation, perturb == "strong"
         self.warmup_steps, self.ramp_steps = warmup_steps, ramp_steps
-        self.unlabelled_weight, self.perturbed_weight = unlabelled_weight, perturbed_weight
-        self.strong_weight, self.reconstruction_weight = strong_weight, reconstruction_weight
+        self.labelled_weight, self.unlabelled_weight = labelled_weight, unlabelled_weight
+        self.perturbed_weight, self.strong_weight = perturbed_weight, strong_weight
+        self.reconstruction_weight = reconstruction_weight
+        self.align_weight, self.align_temperature = align_weight, align_temperature
+        self.codebook_passes = codebook_passes
         self.codebook_weights = CodebookWeights(codebook_weight, commitment, usage_weight)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
@@ -70,41 +97,51 @@ class VQSeg(nn.Module):
     def losses(self, batch: Batch, step: int) -> Step:
         """Return the terms of one step.
 
-        The three views go through encoder and quantizer together; the clean ones are decoded together, the
-        perturbed ones in a pass of their own, whose batch norm statistics are kept apart.
+        All views go through encoder and quantizer together; the clean ones are decoded together, the perturbed
+        ones in a pass of their own, whose batch norm statistics are kept apart.
         """
         labelled, unlabelled = batch.labelled, batch.unlabelled
         if unlabelled is None:
             raise ValueError("VQ-Seg needs unlabelled images in every batch")
         if step < self.warmup_steps:
             return self._warmup(labelled)
-        target, weight, logs = self._pseudo_labels(unlabelled)
-        n_labelled, n_clean = len(labelled.image), len(labelled.image) + len(unlabelled.strong)
-        encoded = self.student.encode(torch.cat([labelled.image, unlabelled.strong, unlabelled.weak]))
+        target, logs = self._pseudo_labels(unlabelled)
+        views = [view.image for view in unlabelled.strong] + ([] if self.perturbs_strong else [unlabelled.weak])
+        encoded = self.student.encode(torch.cat([labelled.image, *views]))
         quantized = self.student.quantize(encoded.tokens)
-        weak = encoded.part(n_clean, len(encoded.tokens))
-        weak_quantized = Quantized(quantized.tokens[n_clean:], quantized.indices[n_clean:], {})
+        count, n_labelled = len(encoded.tokens), len(labelled.image)
+        # What the perturbation acts on: the strong views, or the weak one behind them.
+        first = n_labelled if self.perturbs_strong else count - len(unlabelled.weak)
+        shaken = encoded.part(first, count)
+        before = Quantized(quantized.tokens[first:], quantized.indices[first:], {})
         stream = perturbation_stream(self.setup, step, encoded.tokens.device)
-        perturbed, change = perturb(self.perturbation, weak_quantized, self.student.codes(), stream)
+        after, change = perturb(self.perturbation, before, self.student.codes(), stream)
 
-        logits = self.student.segment(quantized.tokens[:n_clean], encoded.part(0, n_clean))
+        clean = self.student.segment(quantized.tokens[:first], encoded.part(0, first))
         with running_statistics_kept(self.student.segment_decoder, self.setup.separate_statistics):
-            shaken = self.student.segment(perturbed, weak)
+            perturbed = self.student.segment(after, shaken)
         scale = self.unlabelled_weight * ramp(step - self.warmup_steps, self.ramp_steps)
-        mix = unlabelled.mix.mix
-        strong_loss = segmentation_loss(self.segmentation, logits[n_labelled:], mix(target), mix(weight))
-        perturbed_loss = segmentation_loss(self.segmentation, shaken, target, weight)
+        strong = perturbed if self.perturbs_strong else clean[n_labelled:]
         terms = {
-            **self._labelled(labelled, logits[:n_labelled], quantized.tokens[:n_labelled], encoded.part(0, n_labelled)),
-            "strong": scale * self.strong_weight * strong_loss,
-            "perturbed": scale * self.perturbed_weight * perturbed_loss,
-            **self.codebook_weights.terms(self.student, encoded.tokens, quantized.losses),
+            **self._labelled(labelled, clean[:n_labelled], quantized.tokens[:n_labelled], encoded.part(0, n_labelled)),
+            "strong": scale * self.strong_weight * self._strong(strong, unlabelled, target),
         }
+        if not self.perturbs_strong:
+            loss = segmentation_loss(self.segmentation, perturbed, *target)
+            terms["perturbed"] = scale * self.perturbed_weight * loss
         if self.student.image_decoder is not None:
             with running_statistics_kept(self.student.image_decoder, self.setup.separate_statistics):
-                rebuilt = self.student.reconstruct(perturbed, weak)
-            l1 = F.l1_loss(rebuilt.float(), unlabelled.weak)
+                rebuilt = self.student.reconstruct(after, shaken)
+            seen = torch.cat(views) if self.perturbs_strong else unlabelled.weak
+            l1 = F.l1_loss(rebuilt.float(), seen)
             terms["reconstruction_perturbed"] = scale * self.reconstruction_weight * l1
+        terms |= self._codebook(encoded.tokens, quantized, n_labelled)
+        if self.setup.alignment is not None:
+            images = torch.cat(views) if self.perturbs_strong else unlabelled.weak
+            rows = None if self.perturbs_strong else unlabelled.rows
+            pairs = [(labelled.image, labelled.rows, "labelled"), (images, rows, "unlabelled")]
+            tokens = torch.cat([quantized.tokens[:n_labelled], quantized.tokens[first:]])
+            terms["align"] = self._align(tokens, encoded.grid, pairs)
         return Step(terms, {**logs, **change}, quantized.indices)
 
     def _warmup(self, labelled: Labelled) -> Step:
@@ -116,24 +153,56 @@ class VQSeg(nn.Module):
             **self._labelled(labelled, logits, quantized.tokens, encoded),
             **self.codebook_weights.terms(self.student, encoded.tokens, quantized.losses),
         }
+        if self.setup.alignment is not None:
+            pairs = [(labelled.image, labelled.rows, "labelled")]
+            terms["align"] = self._align(quantized.tokens, encoded.grid, pairs)
         return Step(terms, {}, quantized.indices)
 
     def _labelled(self, labelled: Labelled, logits: Tensor, tokens: Tensor, encoded: Encoded) -> dict[str, Tensor]:
-        terms = {"labelled": segmentation_loss(self.segmentation, logits, labelled.mask)}
+        loss = segmentation_loss(self.segmentation, logits, labelled.mask)
+        terms = {"labelled": self.labelled_weight * loss}
         if self.student.image_decoder is not None:
             rebuilt = self.student.reconstruct(tokens, encoded)
             terms["reconstruction"] = self.reconstruction_weight * F.l1_loss(rebuilt.float(), labelled.image)
         return terms
 
+    def _strong(self, logits: Tensor, unlabelled: Unlabelled, target: Target) -> Tensor:
+        """Return the mean loss of the strong views (their logits stacked) against the mixed pseudo-labels."""
+        pairs = zip(logits.chunk(len(unlabelled.strong)), unlabelled.strong, strict=True)
+        label, weight = target
+        losses = [
+            segmentation_loss(self.segmentation, each, view.mix.mix(label), view.mix.mix(weight)) for each, view in pairs
+        ]
+        return torch.stack(losses).mean()
+
+    def _codebook(self, tokens: Tensor, quantized: Quantized, n_labelled: int) -> dict[str, Tensor]:
+        if self.codebook_passes == "joint":
+            return self.codebook_weights.terms(self.student, tokens, quantized.losses)
+        chosen = F.embedding(quantized.indices, self.student.codes())
+        parts = []
+        for part in (slice(0, n_labelled), slice(n_labelled, None)):
+            ours, codes = tokens[part].float(), chosen[part]
+            losses = {"codebook": F.mse_loss(codes, ours.detach()), "commitment": F.mse_loss(ours, codes.detach())}
+            parts.append(self.codebook_weights.terms(self.student, tokens[part], losses))
+        return {name: parts[0][name] + parts[1][name] for name in parts[0]}
+
+    def _align(self, tokens: Tensor, grid: tuple[int, int], seen: list[tuple[Tensor, Tensor | None, str]]) -> Tensor:
+        """Return the weighted alignment of unperturbed tokens (B, N, C) with what the prior sees of their images."""
+        assert self.setup.alignment is not None
+        aligned = align(self.setup.alignment, self.student, tokens, grid, seen)
+        return self.align_weight * info_nce(*aligned, self.align_temperature)
+
     @torch.no_grad()
-    def _pseudo_labels(self, unlabelled: Unlabelled) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        label, confidence, weight = pseudo_labels(self.teacher(unlabelled.weak).logits, self.confidence)
+    def _pseudo_labels(self, unlabelled: Unlabelled) -> tuple[Target, dict[str, Tensor]]:
+        label, confidence, weight = pseudo_labels(self.teacher(unlabelled.weak).logits, self.thresholds)
         logs = {
             "pseudo/confidence": confidence.mean(),
             "pseudo/coverage": weight.mean(),
             "pseudo/foreground": (label > 0).float().mean(),
         }
-        return label, weight, logs
+        if unlabelled.there is not None:
+            label = label.where(unlabelled.there, IGNORE)
+        return (label, weight), logs
 
     def after_step(self, step: int) -> None:
         """Let the teacher follow."""

@@ -87,6 +87,7 @@ class QPM:
         return one * self._distances(table, own).scatter_(1, own[:, None], torch.inf).amin(1).median().clamp_min(1e-12)
 
     def _distances(self, table: Tensor, own: Tensor) -> Tensor:
+        table = table - table.mean(0)  # as in `vqseg.codebook.nearest_codes`
         rows = table[own]
         squared = torch.addmm(table.square().sum(1), rows, table.T, alpha=-2).add_(rows.square().sum(1, keepdim=True))
         squared.clamp_min_(0)

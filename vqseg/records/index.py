@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CACHE = Path("index") / "runs.parquet"
+FOREIGN = "foreign"
+"""The ``kind`` in the status of a run that was scored from predictions alone."""
+
 LATE = 0.75
 """`late:NAME` averages a metric over the steps from this share of the run on."""
 
@@ -99,6 +102,26 @@ def frame(store: Path, identities: list[str]) -> pd.DataFrame:
     if fresh != cached:
         _write_cache(store, fresh)
     return pd.DataFrame(records, columns=None if records else ["identity", "state", "error"])
+
+
+def foreign(store: Path, data: str) -> list[str]:
+    """Return the identities of the runs on the data of digest ``data`` that were scored from predictions alone.
+
+    They are no cells of a study: `vqseg score` made them from what another program predicted.
+    """
+    found = []
+    for path in sorted((store / "runs").glob(f"*/{STATUS}")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        # Most runs are no rivals and a store may hold thousands: look before parsing.
+        if FOREIGN not in text or data not in text:
+            continue
+        try:
+            status = json.loads(text)
+        except ValueError:  # damaged: `frame` says so where a study needs the run
+            continue
+        if status.get("kind") == FOREIGN and (status.get("data") or {}).get("digest") == data:
+            found.append(path.parent.name)
+    return found
 
 
 def rows(store: Path, identities: list[str]) -> pd.DataFrame:

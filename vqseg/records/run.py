@@ -85,24 +85,34 @@ class RunFolder:
 
     @contextmanager
     def lock(self, wait: bool = False) -> Iterator[None]:
-        """Hold the run; the kernel lets go when the process dies, however it dies.
-
-        Raises:
-            InputError: another process holds it and ``wait`` is false.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a") as file:
-            for left in reversed(range(5)):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                    break
-                except OSError:
-                    # Somebody who merely looked (`locked`) is gone in an instant.
-                    if not left:
-                        line = f"{self.path}: another process is working on this run; wait for it or stop it"
-                        raise InputError(line) from None
-                    time.sleep(0.05)
+        """Hold the run, as `hold` does."""
+        with hold(self.path, wait=wait):
             yield
+
+
+class Busy(InputError):
+    """Another process holds a folder."""
+
+
+@contextmanager
+def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a folder; the kernel lets go when the process dies, however it dies.
+
+    Raises:
+        Busy: another process holds it and ``wait`` is false.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "lock").open("a") as file:
+        for left in reversed(range(5)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                break
+            except OSError:
+                # Somebody who merely looked (`RunFolder.locked`) is gone in an instant.
+                if not left:
+                    raise Busy(f"{path}: another process is working on it; wait for it or stop it") from None
+                time.sleep(0.05)
+        yield
 
 
 class MetricsFile:

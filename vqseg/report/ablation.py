@@ -4,20 +4,21 @@ Other reports take these sections as they are and add their own.
 """
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from vqseg.report import arms, codebook, curves, forest, published, reach, statistics, style
+from vqseg.report import arms, codebook, companions, curves, facts, forest, published, reach, statistics, style
 from vqseg.report.content import Picture, Report, Section, conditions, scored_when
-from vqseg.report.measures import MEASURES, measure_name
-from vqseg.report.selection import Selection
-from vqseg.report.table import Cell, Row, Table
+from vqseg.report.measures import LESIONS, MEASURES, SLICES, measure_name
+from vqseg.report.numbers import interval, signed, worded_p
+from vqseg.report.published import BROKEN
+from vqseg.report.selection import Selection, headline
+from vqseg.report.table import Row, Table
 
-BROKEN = "† mean Jaccard below D/(2-D) of the mean Dice, which no set of cases can give."
 MARKS = (
     "Bold: the best arm and every arm that cannot be told from it (Holm over the contrasts with the best, level .05); "
     "underlined: the best of the others. Arms with fewer than 3 seeds are not ranked."
@@ -39,26 +40,40 @@ def build(selection: Selection) -> Report:
     )
 
 
-def scores_section(selection: Selection) -> Section:
-    """Return the arms table, its published companions, checkpoints and cost, and the forest of effects."""
+def scores_section(
+    selection: Selection,
+    *,
+    ticks: Mapping[str, Mapping[str, str]] | None = None,
+    printed_elsewhere: Collection[str] = (),
+) -> Section:
+    """Return the arms table, its published companions, checkpoints and cost, and the forest of effects.
+
+    Args:
+        selection: the study's runs.
+        ticks: columns of a grid's factors, see `arms.tabulate`; such a report has a table of cost of its own.
+        printed_elsewhere: published sources that the report shows in another place.
+    """
     options = selection.options
-    keys = arms.columns_of(options.columns, selection.scores)
-    keys = arms.with_nonempty(keys, selection.headline)
-    words = [conditions(selection), "The last teacher is scored; mean ± sd over seeds.", MARKS, _asd(keys)]
-    words += ["Δ: arm minus reference.", TEST] if {"effect", "p"} & set(keys) else []
-    words += [scored_when(selection)]
     main = arms.tabulate(
-        selection, name="arms", title="Arms", columns=keys, caption=" ".join(word for word in words if word)
+        selection, name="arms", title="Arms", columns=_columns(selection), caption="", ticks=ticks, rivals=True
     )
-    inside, beside = _published(selection)
+    inside, beside = companions.find(selection)
+    beside = [row for row in beside if row.source not in printed_elsewhere]
+    before = len(ticks or {}) + 1
     rows = _flagged(main.rows, selection)
-    rows += [_foreign(row, keys, options.decimals, number == 0) for number, row in enumerate(inside)]
-    main = replace(main, rows=rows, footnotes=_footnotes(rows, inside), runs=_runs(selection))
-    tables = [main]
+    for number, row in enumerate(inside):
+        rows.append(companions.row_of(row, _columns(selection), options.decimals, before, ruled=number == 0))
+    main = replace(main, rows=rows, footnotes=_footnotes(selection, rows, inside), runs=_runs(selection))
+    tables = [captioned(main, _arms_words(selection))]
     if options.columns is None:
-        tables.append(_beside(selection))
-    tables += [_panel(beside, options.decimals)] if beside else []
+        tables.append(_beside(selection, with_cost=ticks is None))
+    tables += [companions.panel(beside, options.decimals)] if beside else []
     return Section("Scores", selection.notes, tables, _forest(selection))
+
+
+def captioned(table: Table, caption: str) -> Table:
+    """Return ``table`` with a caption."""
+    return replace(table, caption=caption)
 
 
 def training_sections(selection: Selection) -> list[Section]:
@@ -96,11 +111,12 @@ def best_sentence(selection: Selection) -> list[str]:
         value = f"{means.iloc[0]:.{selection.options.decimals}f} {measure.label(selection.protocol)}"
         return [f"All arms have the same mean, {value}."]
     best = str(means.idxmax() if measure.higher_is_better else means.idxmin())
-    sentence = f"Highest mean: {best}" if measure.higher_is_better else f"Lowest mean: {best}"
+    among = " of the study's arms" if selection.rivals.names else ""
+    sentence = f"{'Highest' if measure.higher_is_better else 'Lowest'} mean{among}: {best}"
     sentence += f", {means[best]:.{selection.options.decimals}f} {measure.label(selection.protocol)}."
     if best == selection.reference or selection.reference not in means:
         return [sentence]
-    table = forest.compute(selection.scores, selection.reference, metric, selection.arms)
+    table = forest.compute(selection.tabled_scores, selection.reference, metric, selection.tabled_arms)
     row = table[table["arm"] == best]
     return [sentence] + [effect_sentence(each, best, selection) for each in row.to_dict("records")]
 
@@ -108,70 +124,82 @@ def best_sentence(selection: Selection) -> list[str]:
 def effect_sentence(row: Mapping[Hashable, Any], arm: str, selection: Selection, against: str | None = None) -> str:
     """Word one contrast with its interval, its size and what it allows to say."""
     decimals, measure = selection.options.decimals, MEASURES[measure_name(selection.options.metric)]
-    interval = f"[{arms.signed(row['low'], decimals)}, {arms.signed(row['high'], decimals)}]"
+    between = interval(row["low"], row["high"], decimals)
     known = not math.isnan(row["low"])
     verdict, unit = "one seed or one patient gives no interval", measure.short(selection.protocol)
     if known:
         told = row["p_holm"] < statistics.ALPHA
         better = (row["estimate"] > 0) == measure.higher_is_better
         verdict = ("better" if better else "worse") if told else "cannot be told apart"
-        verdict += f" (p {arms.worded_p(row['p_holm'])} after Holm)"
+        verdict += f" (p {worded_p(row['p_holm'])} after Holm)"
         if row["seeds"] < statistics.LEAST_SEEDS:
             verdict = f"only {row['seeds']:.0f} seeds, no verdict"
     return (
         f"{arm} against {against or selection.reference} on {selection.study['data']['name']} ({selection.part}): "
-        f"{arms.signed(row['estimate'], decimals)} {unit}{' ' + interval if known else ''}, "
+        f"{signed(row['estimate'], decimals)} {unit} {between}".rstrip()
+        + ", "
         f"{row['seeds']:.0f} seeds x {row['patients']:.0f} patients: {verdict}."
     )
 
 
-def _beside(selection: Selection) -> Table:
-    keys = [key for key in arms.BESIDE if key not in arms.COST or _logged(selection, arms.COST[key][1])]
+def _columns(selection: Selection) -> list[str]:
+    """Return the arms table's columns: facts that a rival may not share stand in it when there is one."""
+    options, scores = selection.options, selection.tabled_scores
+    default = (*arms.DEFAULT, *(facts.FACTS if selection.rivals.names else ()))
+    return arms.with_nonempty(arms.columns_of(options.columns, scores, default), headline(scores))
+
+
+def _arms_words(selection: Selection) -> str:
+    keys = _columns(selection)
+    words = [conditions(selection), "The last teacher is scored; mean ± sd over seeds.", MARKS, _definitions(keys)]
+    words += ["Δ: arm minus reference.", TEST] if {"effect", "p"} & set(keys) else []
+    return " ".join(word for word in [*words, scored_when(selection)] if word)
+
+
+def _beside(selection: Selection, *, with_cost: bool) -> Table:
+    shown = [key for key in arms.BESIDE if with_cost or key not in arms.COST]
+    keys = [key for key in shown if key not in arms.COST or _logged(selection, arms.COST[key][1])]
     measure = MEASURES[measure_name(selection.options.metric)]
     caption = (
         f"{measure.label(selection.protocol)}. {conditions(selection)} The last "
         "teacher is the headline; the teacher that was best on validation (best) stands beside it with the gap, best "
-        "minus last, and the last student. Mean ± sd over seeds; cost: mean over seeds."
+        f"minus last, and the last student. Mean ± sd over seeds{'; cost: mean over seeds' if with_cost else ''}."
     )
-    return arms.tabulate(selection, name="checkpoints", title="Checkpoints and cost", columns=keys, caption=caption)
+    title = "Checkpoints and cost" if with_cost else "Checkpoints"
+    return arms.tabulate(selection, name="checkpoints", title=title, columns=keys, caption=caption)
 
 
 def _logged(selection: Selection, column: str) -> bool:
     return column in selection.cells and bool(selection.cells[column].notna().any())
 
 
-def _asd(keys: list[str]) -> str:
+def _definitions(keys: list[str]) -> str:
     words = []
     if any(key.startswith("asd") for key in keys):
         words.append("ASD is medpy's, from prediction to reference only.")
     if any(key.startswith("hd95") for key in keys):
         words.append("HD95 is medpy's, both directions pooled.")
+    if set(keys) & set(LESIONS):
+        words.append("Lesion columns: classes that the data's manifest calls lesions.")
+    if set(keys) & set(SLICES):
+        words.append("Slice consistency is held against the reference's own: more than that is too smooth.")
     if "empty" in keys:
         words.append("Empties: cases x classes x seeds with an empty prediction or reference.")
     return " ".join(words)
 
 
 def _flagged(rows: list[Row], selection: Selection) -> list[Row]:
-    means = selection.headline.groupby("arm")[["dice", "jaccard"]].mean()
+    means = headline(selection.tabled_scores).groupby("arm")[["dice", "jaccard"]].mean()
     broken = {arm for arm, row in means.iterrows() if published.breaks_convexity(row["dice"], row["jaccard"], 1e-9)}
-    return [replace(row, label=f"{row.label} †") if arm in broken else row for arm, row in zip(selection.arms, rows)]
+    return [
+        replace(row, label=f"{row.label} †") if arm in broken else row
+        for arm, row in zip(selection.tabled_arms, rows, strict=True)
+    ]
 
 
-def _published(selection: Selection) -> tuple[list[published.Published], list[published.Published]]:
-    cells, column = selection.cells, "split.parts.labelled.patients"
-    counts = list(cells[column].dropna().unique()) if column in cells else []
-    return published.split_by_protocol(
-        published.load(),
-        data=str(selection.study["data"]["name"]),
-        labelled=int(counts[0]) if len(counts) == 1 else None,
-        part=selection.part,
-        protocol=selection.protocol,
-        topics=[str(selection.study["study"])],
-    )
-
-
-def _footnotes(rows: list[Row], inside: list[published.Published]) -> list[str]:
-    notes = [f"{row.method}: {row.source} [{row.trust}: {published.TRUST[row.trust]}]; {row.note}." for row in inside]
+def _footnotes(selection: Selection, rows: list[Row], inside: list[published.Published]) -> list[str]:
+    notes = facts.footnotes(selection)
+    notes += [f"{row.method}: {row.source} [{row.trust}: {published.TRUST[row.trust]}]; {row.note}." for row in inside]
     return [BROKEN, *notes] if any("†" in row.label for row in rows) else notes
 
 
@@ -180,59 +208,21 @@ def _runs(selection: Selection) -> str:
         f"{arm}: {', '.join(f'{seed}={identity}' for seed, identity in zip(own['seed'], own['identity']))}"
         for arm, own in selection.used.groupby("arm", sort=False)
     ]
+    for name, own in selection.rivals.cells.groupby("arm", sort=False):
+        runs.append(f"{name}: {', '.join(f'{seed}={run}' for seed, run in zip(own['said'], own['identity']))}")
     return f"Runs (seed=identity): {'; '.join(runs)}."
-
-
-def _foreign(row: published.Published, keys: list[str], decimals: int, first: bool) -> Row:
-    cells = [Cell("?"), *(_value(row, key, decimals) for key in keys)]
-    return Row(f"{row.method} [{row.trust}]{' †' if row.breaks_convexity else ''}", cells, ruled=first)
-
-
-def _value(row: published.Published, key: str, decimals: int) -> Cell:
-    if key not in row.values:
-        return Cell("?")
-    return Cell(f"{row.values[key] * MEASURES[key].scale:.{decimals}f}", tip=row.source)
-
-
-def _panel(rows: list[published.Published], decimals: int) -> Table:
-    keys = [key for key in MEASURES if any(key in row.values for row in rows)]
-    lines, previous = [], None
-    for row in rows:
-        shown = "?" if row.protocol == "unknown" else row.protocol
-        cells = [Cell(row.data), Cell(row.labels), Cell(row.part), Cell(shown)]
-        cells += [_value(row, key, decimals) for key in keys] + [Cell(f"{row.source} [{row.trust}]")]
-        lines.append(
-            Row(f"{row.method}{' †' if row.breaks_convexity else ''}", cells, ruled=previous not in (None, row.source))
-        )
-        previous = row.source
-    values = [{"arm": r.method, "column": k, "value": v, "runs": r.source} for r in rows for k, v in r.values.items()]
-    used = {row.trust for row in rows}
-    notes = dict.fromkeys(f"{row.source}: {row.note}." for row in rows)
-    return Table(
-        name="published",
-        title="Published, other protocol",
-        headers=["method", "data", "labels", "part", "protocol", *(MEASURES[key].header for key in keys), "source"],
-        rows=lines,
-        caption=(
-            "Not comparable with the table above: data, number of labels, part or protocol differ or are not stated "
-            "(?). Dice and Jaccard in %, distances as printed. "
-            + "; ".join(f"[{mark}] {words}" for mark, words in published.TRUST.items() if mark in used)
-            + f". {BROKEN}"
-        ),
-        tidy=pd.DataFrame(values),
-        footnotes=list(notes),
-    )
 
 
 def _forest(selection: Selection) -> list[Picture]:
     metric = measure_name(selection.options.metric)
-    table = forest.compute(selection.scores, selection.reference, metric, selection.arms)
+    table = forest.compute(selection.tabled_scores, selection.reference, metric, selection.tabled_arms)
     if table.empty:
         selection.notes.append(f"No effects: reference arm {selection.reference!r} shares no seed with a scored arm.")
         return []
+    grey = "In grey: rivals, scored from their predictions. " if selection.rivals.names else ""
     caption = (
         f"Effect of every arm against {selection.reference}, 95 % interval; filled where Holm's p is below .05 with at "
-        f"least 3 seeds. Dots: single seeds. {conditions(selection)}"
+        f"least 3 seeds. Dots: single seeds. {grey}{conditions(selection)}"
     )
     return [Picture("effects", caption, forest.draw(table, selection.reference, metric))]
 

@@ -12,12 +12,17 @@ import numpy as np
 import pandas as pd
 
 from vqseg.errors import pick
-from vqseg.report import statistics
-from vqseg.report.measures import MEASURES, SHORT, measure_name
+from vqseg.report import facts, statistics
+from vqseg.report.facts import FACTS
+from vqseg.report.measures import DISTANCES, LESIONS, MEASURES, SHORT, measure_name
+from vqseg.report.numbers import cell_p, interval, signed
 from vqseg.report.selection import Selection, headline
 from vqseg.report.table import Cell, Row, Table
 
-DEFAULT = ("dice", "jaccard", "hd95_voxel", "asd_voxel", "empty", "effect", "p")
+DEFAULT = (
+    *("dice", "jaccard", "hd95_voxel", "asd_voxel", "lesion_sensitivity", "false_positives", "surface_dice"),
+    *("empty", "effect", "p"),
+)
 BESIDE = ("last", "best", "gap", "student", "parameters", "ms", "memory", "hours")
 COST = {
     "parameters": ("params (M)", "cost.parameters", 1e-6),
@@ -31,8 +36,7 @@ CHECKPOINTS = {
     "student": ("student", "last", "student"),
     "best-student": ("best student", "best", "student"),
 }
-EXTRA = ("empty", "nonempty", "effect", "p", "gap", "classes")
-DISTANCES = tuple(key for key, measure in MEASURES.items() if not measure.higher_is_better)
+EXTRA = ("empty", "nonempty", "effect", "p", "gap", "classes", "lesions")
 TIDY = ["arm", "column", "value", "sd", "low", "high", "p", "seeds", "patients", "mark", "runs"]
 
 
@@ -52,14 +56,14 @@ def columns_of(asked: tuple[str, ...] | None, scores: pd.DataFrame, default: tup
     Raises:
         InputError: unknown column.
     """
-    known = [*MEASURES, *SHORT, *EXTRA, *CHECKPOINTS, *COST]
+    known = [*MEASURES, *SHORT, *EXTRA, *CHECKPOINTS, *COST, *FACTS]
     if asked is None:
-        keys = [key for key in default if key not in MEASURES or scores[key].notna().any()]
+        keys = [key for key in default if key not in MEASURES or (key in scores and scores[key].notna().any())]
     else:
         keys = [SHORT.get(key, key) for key in (pick(word, known, "column") for word in asked)]
     classes = [f"class:{name}" for name in _classes(scores)]
     shown = [key for key in keys if key in DISTANCES] or ["hd95_voxel"]
-    groups = {"classes": classes, "nonempty": [f"nonempty:{key}" for key in shown]}
+    groups = {"classes": classes, "nonempty": [f"nonempty:{key}" for key in shown], "lesions": list(LESIONS)}
     return [each for key in keys for each in groups.get(key, [key])]
 
 
@@ -90,7 +94,7 @@ def compute(
         ``patients``, ``mark`` and ``runs`` (identities); in printed units. Arms without scores have no lines.
     """
     source = _Source(scores, cells, reference, metric)
-    parts = [_column(key)(source, key).assign(column=key) for key in columns]
+    parts = [_column(key)(source, key).assign(column=key) for key in columns if key not in FACTS]
     filled = [part for part in parts if not part.empty]
     return pd.concat(filled, ignore_index=True).reindex(columns=TIDY) if filled else pd.DataFrame(columns=TIDY)
 
@@ -100,21 +104,53 @@ def effects(scores: pd.DataFrame, reference: str, metric: str, arms: list[str]) 
     return statistics.compare(_valued(headline(scores), metric), reference, arms=arms)
 
 
-def tabulate(selection: Selection, *, name: str, title: str, columns: list[str], caption: str) -> Table:
-    """Word the numbers of `compute`: one row per arm of the study, also of those that have no scores yet."""
-    metric = measure_name(selection.options.metric)
-    tidy = compute(selection.scores, selection.cells, reference=selection.reference, columns=columns, metric=metric)
+def tabulate(
+    selection: Selection,
+    *,
+    name: str,
+    title: str,
+    columns: list[str],
+    caption: str,
+    ticks: Mapping[str, Mapping[str, str]] | None = None,
+    rivals: bool = False,
+) -> Table:
+    """Word the numbers of `compute`: one row per arm of the study, also of those that have no scores yet.
+
+    Args:
+        selection: the study's runs.
+        name: of the files.
+        title: above the table.
+        columns: keys, see `columns_of`.
+        caption: below the title.
+        ticks: columns before all others, header -> arm -> words.
+        rivals: whether rivals follow the arms.
+    """
+    metric, leading = measure_name(selection.options.metric), ticks or {}
+    scores = selection.tabled_scores if rivals else selection.scores
+    cells = selection.tabled_cells if rivals else selection.cells
+    tidy = compute(scores, cells, reference=selection.reference, columns=columns, metric=metric)
     lookup = {(line["arm"], line["column"]): line for line in tidy.to_dict("records")}
     rows = []
-    for arm in selection.arms:
-        own = selection.cells[selection.cells["arm"] == arm]
-        scored = sum(identity in selection.scored for identity in own["identity"])
-        label = f"{arm} (reference)" if arm == selection.reference else arm
-        cells = [Cell(f"{scored}/{len(own)}", tip=_states(own))]
-        cells += [_worded(lookup.get((arm, key)), key, selection.options.decimals) for key in columns]
-        rows.append(Row(label, cells))
-    headers = ["arm", "seeds", *(_header(key, metric, selection.protocol) for key in columns)]
+    for arm in selection.tabled_arms if rivals else selection.arms:
+        row = [Cell(words.get(arm, "")) for words in leading.values()]
+        row += [_seeds(selection, arm)]
+        for key in columns:
+            line = lookup.get((arm, key))
+            known = key not in FACTS
+            row += [_worded(line, key, selection.options.decimals) if known else Cell(facts.fact(selection, arm, key))]
+        label = facts.label_of(selection, arm, ticks=" ".join(words.get(arm, "") for words in leading.values()))
+        rows.append(Row(label, row, ruled=arm in selection.rivals.names[:1]))
+    headers = ["arm", *leading, "seeds", *(_header(key, metric, selection.protocol) for key in columns)]
     return Table(name=name, title=title, headers=headers, rows=rows, caption=caption, tidy=tidy)
+
+
+def _seeds(selection: Selection, arm: str) -> Cell:
+    """Return how many of an arm's cells are scored; a rival has no cells that it could lack."""
+    own = selection.tabled_cells[selection.tabled_cells["arm"] == arm]
+    if arm in selection.rivals.names:
+        return Cell(f"{len(own)}", tip=_states(own.assign(seed=own["said"])))
+    scored = sum(identity in selection.scored for identity in own["identity"])
+    return Cell(f"{scored}/{len(own)}", tip=_states(own))
 
 
 def _column(key: str) -> Callable[[_Source, str], pd.DataFrame]:
@@ -136,7 +172,8 @@ def _scores(source: _Source, key: str) -> pd.DataFrame:
         metric = key.removeprefix("nonempty:")
         rows = rows[~(rows["empty_prediction"] | rows["empty_reference"])]
     valued = _valued(rows, metric)
-    marks = statistics.marks(valued, higher_is_better=MEASURES[metric].higher_is_better)
+    better = MEASURES[metric].higher_is_better
+    marks = {} if better is None else statistics.marks(valued, higher_is_better=better)
     table = _over_seeds(valued)
     return table.assign(mark=[marks.get(arm, "") for arm in table["arm"]])
 
@@ -233,8 +270,8 @@ def _header(key: str, metric: str, protocol: str) -> str:
         return f"{MEASURES[key.removeprefix('nonempty:')].short(protocol)} non-empty"
     if key in CHECKPOINTS:
         return f"{MEASURES[metric].short(protocol)} {CHECKPOINTS[key][0]}"
-    if key in COST:
-        return COST[key][0]
+    if key in COST or key in FACTS:
+        return COST[key][0] if key in COST else FACTS[key]
     unit = MEASURES[metric].short(protocol)
     return {
         "empty": "empties",
@@ -254,23 +291,11 @@ def _worded(line: Mapping[Hashable, Any] | None, key: str, decimals: int) -> Cel
     if np.isnan(value):
         return Cell("—", tip=tip)
     if key == "p":
-        return Cell(worded_p(value).removeprefix("= ").replace("< ", "<"), tip=tip)
+        return Cell(cell_p(value), tip=tip)
     if key == "effect":
-        interval = f" [{signed(low, decimals)}, {signed(high, decimals)}]" if not np.isnan(low) else ""
-        return Cell(signed(value, decimals) + interval, tip=tip)
+        return Cell(f"{signed(value, decimals)} {interval(low, high, decimals)}".strip(), tip=tip)
     if key in ("empty", "ms", "memory"):
         return Cell(f"{value:.0f}", tip=tip)
     spread = f" ± {sd:.{decimals}f}" if not np.isnan(sd) and key not in ("parameters", "hours") else ""
     text = signed(value, decimals) if key == "gap" else f"{value:.{decimals}f}"
     return Cell(text + spread, line["mark"], tip)
-
-
-def worded_p(p: float) -> str:
-    """Return ``= .031`` or ``< .001``."""
-    return "< .001" if p < 0.001 else f"= {f'{p:.3f}'.removeprefix('0')}"
-
-
-def signed(value: float, decimals: int) -> str:
-    """Return ``value`` with its sign, a true minus, and no sign on what rounds to zero."""
-    text = f"{value:+.{decimals}f}"
-    return f"{0:.{decimals}f}" if float(text) == 0 else text.replace("-", "−")

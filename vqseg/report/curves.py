@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from vqseg.report import style
 
 NAME = "val/dice_teacher"
+MOST_IN_THREE = 6
 DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
 
 
@@ -24,7 +25,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """Draw one panel per family; arm `none` stands in every panel for comparison."""
     families = list(dict.fromkeys(table["family"]))
     shown = [family for family in families if family != "none"] or families
-    across = min(3, len(shown))
+    across = min(3 if len(shown) <= MOST_IN_THREE else 4, len(shown))
     down = math.ceil(len(shown) / across)
     with style.house():
         figure = style.sheet(style.PAGE_IN if across > 1 else style.COLUMN_IN, 2.0 * down + 0.2)

@@ -4,14 +4,14 @@ Adds to the generic sections: scores against rate and distortion, QPM against ev
 its best rate on validation), and the theory figure. If the codes hardly reach the output, a banner says so first.
 """
 
-import math
 from dataclasses import replace
 
 import pandas as pd
 
-from vqseg.report import ablation, arms, divergence, reach, statistics, sweep
+from vqseg.report import ablation, divergence, reach, statistics, sweep
 from vqseg.report.content import Picture, Report, Section, conditions
 from vqseg.report.measures import MEASURES, measure_name
+from vqseg.report.numbers import cell_p, interval, signed
 from vqseg.report.selection import Selection, headline
 from vqseg.report.table import Cell, Row, Table
 
@@ -41,7 +41,7 @@ def best_on_validation(selection: Selection, metric: str) -> dict[str, str]:
         means, higher = selection.used.groupby(["family", "arm"])[column].mean(), True
     else:
         means = rows.groupby(["family", "arm", "seed"])[metric].mean().groupby(["family", "arm"]).mean()
-        higher = MEASURES[metric].higher_is_better
+        higher = bool(MEASURES[metric].higher_is_better)
     known = means.dropna()
     order = known.sort_values(ascending=not higher).reset_index().drop_duplicates("family")
     return {str(family): str(arm) for family, arm in zip(order["family"], order["arm"])}
@@ -74,12 +74,10 @@ def against_dropout(selection: Selection) -> tuple[Table | None, list[str]]:
     rows, sentences = [], []
     for record in table.to_dict("records"):
         arm, qpm = str(record["arm"]), str(record["qpm"])
-        low, high = (arms.signed(float(record[key]), decimals) for key in ("low", "high"))
-        interval = f"[{low}, {high}]" if not math.isnan(record["low"]) else "—"
-        p = "—" if math.isnan(record["p_holm"]) else arms.worded_p(record["p_holm"]).removeprefix("= ")
+        between = interval(record["low"], record["high"], decimals) or "—"
         size = f"{record['seeds']} x {record['patients']}"
-        numbers = [arms.signed(float(record["estimate"]), decimals), interval, p, size]
-        rows.append(Row(f"{qpm} minus {arm}", [Cell(number) for number in numbers]))
+        words = [signed(record["estimate"], decimals), between, cell_p(record["p_holm"]), size]
+        rows.append(Row(f"{qpm} minus {arm}", [Cell(each) for each in words]))
         if "dropout" in arm:
             sentences.append(ablation.effect_sentence(record, qpm, selection, against=arm))
     caption = (

@@ -40,7 +40,7 @@ def draw(table: pd.DataFrame, reference: str, metric: str) -> Figure:
                 row["by_seed"], [height + 0.28] * len(row["by_seed"]), s=5, color=look.color, alpha=0.6, linewidths=0
             )
         better = "right" if measure.higher_is_better else "left"
-        points = "points" if measure.unit == "%" else measure.unit
+        points = measure.unit_of_difference("scan")
         axes.set(
             yticks=range(len(table)), yticklabels=table["arm"], ylim=(len(table) - 0.4, -0.6),
             xlabel=f"{measure.header} minus {reference} ({points}; better to the {better})",

@@ -39,13 +39,15 @@ def make(
     measure_name(options.metric)
     kind, study_name = _meant(name, store)
     study = index.find_study(store, study_name, data=data, split=split)
-    kind = kind or report_of(study["study"])
+    usual = report_of(study)
+    # The ablation of a grid of modules is the report of grids.
+    kind = usual if kind is None or (kind, usual) == ("ablation", "modules") else kind
     selection = select(store, study, options)
     columns_of(options.columns, selection.scores)
     report: Report = import_module(f"vqseg.report.{kind}").build(selection)
     folder = store / "reports" / study["name"]
     # The generic report of a study that has one of its own must not replace that.
-    folder = folder if kind == report_of(study["study"]) else folder / kind
+    folder = folder if kind == usual else folder / kind
     paths = page.write(report, selection, out or folder)
     return Made(paths, _words(report, selection))
 
@@ -59,7 +61,7 @@ def listing(store: Path) -> str:
     width = max((len(study["name"]) for study in known), default=0)
     for study in known:
         states = index.frame(store, [cell["identity"] for cell in study["cells"]])["state"]
-        ready = report_of(study["study"]) if index.tabulable(store, study) else "nothing scored yet"
+        ready = report_of(study) if index.tabulable(store, study) else "nothing scored yet"
         lines.append(
             f"  {study['name']:<{width}}  {int((states == 'finished').sum())}/{len(study['cells'])} cells finished"
             f"  data {study['data']['name']}  -> {ready}"
@@ -86,7 +88,7 @@ def _words(report: Report, selection: Selection) -> str:
     main = next(each for section in report.sections for each in section.tables)
     blocks = [*(f"!! {banner}" for banner in report.banners)]
     blocks += [page.PHANTOM] if selection.phantom else []
-    blocks += [table.text(main), main.caption, *report.summary]
+    blocks += [table.text(main), main.caption, *main.footnotes, *report.summary]
     missing = missing_words(selection)
     if missing:
         blocks.append("\n".join(["missing:", *(f"  {line}" for line in missing)]))

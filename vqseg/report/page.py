@@ -1,6 +1,7 @@
 """Writes a report: one page (HTML), one Markdown file, every table in five forms, every figure in two."""
 
 import os
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import jinja2
 from vqseg import assets
 from vqseg.errors import InputError
 from vqseg.files import write_text
-from vqseg.report import style, table
+from vqseg.report import rivals, style, table
 from vqseg.report.content import Report, environment, missing_words
 from vqseg.report.selection import Selection
 
@@ -63,19 +64,26 @@ def _page(report: Report, selection: Selection, out: Path, banners: list[str]) -
     )
     runs = [
         {
-            **{key: cell[key] for key in ("arm", "seed", "state", "identity")},
+            **{key: cell[key] for key in ("arm", "state", "identity")},
+            "seed": _seed(cell),
             "link": _link(selection, str(cell["identity"]), out),
         }
-        for cell in selection.cells.to_dict("records")
+        for cell in selection.tabled_cells.to_dict("records")
     ]
     return template.render(
         report=report,
         banners=banners,
         missing=missing_words(selection),
         runs=runs,
+        cells=len(selection.cells),
         environment=environment(selection),
         phantom=selection.phantom,
     )
+
+
+def _seed(cell: Mapping[Hashable, Any]) -> str:
+    """Return the seed that a run says it had; a rival's other number only pairs it with the reference."""
+    return str(cell["said"] if cell.get("family") == rivals.FAMILY else cell["seed"])
 
 
 def _link(selection: Selection, identity: str, out: Path) -> str | None:
@@ -99,8 +107,8 @@ def _markdown(report: Report, selection: Selection, banners: list[str]) -> str:
         for picture in section.pictures:
             lines += [f"![{plain(picture.name)}]({picture.name}.png)", "", plain(picture.caption), ""]
     lines += ["## Runs", "", "| arm | seed | state | run |", "| :-- | --: | :-- | :-- |"]
-    for cell in selection.cells.to_dict("records"):
-        lines.append(f"| {plain(str(cell['arm']))} | {cell['seed']} | {cell['state']} | `{cell['identity']}` |")
+    for cell in selection.tabled_cells.to_dict("records"):
+        lines.append(f"| {plain(str(cell['arm']))} | {_seed(cell)} | {cell['state']} | `{cell['identity']}` |")
     return "\n".join([*lines, "", plain(environment(selection)), ""])
 
 

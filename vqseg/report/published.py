@@ -14,6 +14,8 @@ from vqseg.files import read_yaml
 HALF_DIGIT = 5e-5
 """Half a unit of the last printed digit of the published tables, which have four."""
 
+BROKEN = "† mean Jaccard below D/(2-D) of the mean Dice, which no set of cases can give."
+
 TRUST = {"P": "primary source", "T": "third-party copy", "C": "computed or read from code", "?": "not confirmed"}
 
 

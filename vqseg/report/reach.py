@@ -56,7 +56,7 @@ def banners(cells: pd.DataFrame, *, warn_unlogged: bool = False) -> list[str]:
     if value >= LEAST:
         return []
     return [
-        f"This sweep cannot answer: reach is {value:.3f} Dice, below {LEAST:g}. Replacing every code hardly "
+        f"This study cannot answer: reach is {value:.3f} Dice, below {LEAST:g}. Replacing every code hardly "
         "changes the output, so equal scores say nothing about the perturbations."
     ]
 

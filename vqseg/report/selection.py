@@ -15,6 +15,8 @@ import pandas as pd
 from vqseg.errors import InputError, pick
 from vqseg.manifest import PARTS
 from vqseg.records import index
+from vqseg.report.measures import completed
+from vqseg.report.rivals import Rivals, find
 
 PART_ORDER = ("test", "devtest", "val")
 PROTOCOL_ORDER = ("scan", "image", "ssl4mis", "unimatch", "vqseg-release")
@@ -40,6 +42,7 @@ class Options:
     columns: tuple[str, ...] | None = None
     decimals: int = 2
     allow_mixed: bool = False
+    rivals: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Selection:
 
     ``cells`` has one row per (arm, seed) with everything that `index.frame` knows of its run; ``scores`` the rows of
     the chosen part and protocol with ``arm``, ``seed``, ``family``, ``knob``; ``validation`` the same of part val.
+    ``rivals`` are runs that are no cells of the study; what is ``tabled`` is the study and they.
     """
 
     store: Path
@@ -60,11 +64,27 @@ class Selection:
     protocol: str
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    rivals: Rivals = field(default_factory=Rivals)
 
     @property
     def arms(self) -> list[str]:
         """Labels of all arms, in the study's order, scored or not."""
         return [arm["label"] for arm in self.study["arms"]]
+
+    @property
+    def tabled_arms(self) -> list[str]:
+        """The study's arms, then the rivals."""
+        return [*self.arms, *self.rivals.names]
+
+    @cached_property
+    def tabled_scores(self) -> pd.DataFrame:
+        """The scores of the study, then those of the rivals."""
+        return pd.concat([self.scores, self.rivals.scores], ignore_index=True) if self.rivals.names else self.scores
+
+    @cached_property
+    def tabled_cells(self) -> pd.DataFrame:
+        """The cells of the study, then those of the rivals."""
+        return pd.concat([self.cells, self.rivals.cells], ignore_index=True) if self.rivals.names else self.cells
 
     @property
     def reference(self) -> str:
@@ -126,7 +146,7 @@ def select(store: Path, study: dict[str, Any], options: Options) -> Selection:
         raise InputError(
             f"study {study['name']!r}: no finished run has scores yet ({states}); 'vqseg study run' goes on"
         )
-    rows = rows[rows["class_index"] > 0]
+    rows = completed(rows[rows["class_index"] > 0])
     notes: list[str] = []
     part = _part(rows, len(finished), options.part, notes)
     protocol = _protocol(rows[rows["part"] == part], options.protocol, part)
@@ -140,7 +160,11 @@ def select(store: Path, study: dict[str, Any], options: Options) -> Selection:
             "run the odd ones again, or pass --allow-mixed"
         )
     validation = rows[rows["part"] == "val"]
-    return Selection(store, study, options, cells, scores, validation, part, protocol, differences, notes)
+    others = Rivals()
+    if options.rivals:
+        others = find(store, study, part=part, protocol=protocol, scores=scores, mixed=options.allow_mixed)
+    notes += others.notes
+    return Selection(store, study, options, cells, scores, validation, part, protocol, differences, notes, others)
 
 
 def disagreements(runs: pd.DataFrame, scores: pd.DataFrame, study: dict[str, Any]) -> list[str]:

@@ -1,7 +1,8 @@
-"""What a table may claim: arm minus reference arm, with seeds and patients as crossed random factors.
+"""What a table may claim: sums of arms with weights, tested with seeds and patients as crossed random factors.
 
+A contrast is an arm minus the reference arm, or an effect of a factorial grid: any arms, any weights.
 The unit is the patient: a patient's scans and classes are averaged first, because they are not independent.
-For n_s seeds crossed with n_p patients, D[seed, patient] is arm minus reference, one number per cell, and the
+For n_s seeds crossed with n_p patients, D[seed, patient] is the weighted sum of the arms, one number per cell, and the
 mean squares of the two-way layout without replication give
 
     var(mean) = max(MS_seed + MS_patient - MS_residual, MS_residual) / (n_s n_p)
@@ -15,6 +16,7 @@ Letters: S seeds, P patients.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -91,40 +93,61 @@ def grids(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(arm): own.droplevel("arm").unstack("patient") for arm, own in means.groupby(level="arm", sort=False)}
 
 
+def combined(by_arm: Mapping[str, pd.DataFrame], weights: Mapping[str, float]) -> np.ndarray:
+    """Return the weighted sum of the arms' grids (S, P): seeds that all have, patients scored in all of them."""
+    own = [by_arm[arm] for arm in weights]
+    seeds = reduce(pd.Index.intersection, [grid.index for grid in own])
+    patients = reduce(pd.Index.intersection, [grid.columns for grid in own])
+    parts = [weight * grid.loc[seeds, patients] for weight, grid in zip(weights.values(), own)]
+    return reduce(pd.DataFrame.add, parts).dropna(axis=1).to_numpy(dtype=float)
+
+
 def differences(one: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
     """Return one grid minus another (S, P) over the seeds that both have and the patients scored in all of them."""
-    seeds, patients = one.index.intersection(other.index), one.columns.intersection(other.columns)
-    both = (one.loc[seeds, patients] - other.loc[seeds, patients]).dropna(axis=1)
-    return both.to_numpy(dtype=float)
+    return combined({"one": one, "other": other}, {"one": 1.0, "other": -1.0})
+
+
+def assess(scores: pd.DataFrame, contrasts: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """Test weighted sums of arms; Holm's correction runs over those that can be computed.
+
+    Args:
+        scores: columns ``arm``, ``seed``, ``patient``, ``value``: one row per scored scan and class.
+        contrasts: name -> weight of every arm that enters. Without scores of one of them, or without a seed and a
+            patient in common, the contrast is left out.
+
+    Returns:
+        One row per contrast: ``contrast``, ``estimate``, ``low``, ``high``, ``p``, ``p_holm``, ``df``, ``seeds``,
+        ``patients``.
+    """
+    by_arm = grids(scores)
+    records = []
+    for name, weights in contrasts.items():
+        table = combined(by_arm, weights) if set(weights) <= set(by_arm) else np.empty((0, 0))
+        if not table.size:
+            continue
+        result = contrast(table)
+        values = {key: float(getattr(result, key)) for key in ("estimate", "low", "high", "p", "df")}
+        records.append({"contrast": name, **values, "seeds": table.shape[0], "patients": table.shape[1]})
+    columns = ["contrast", "estimate", "low", "high", "p", "df", "seeds", "patients"]
+    frame = pd.DataFrame(records, columns=columns)
+    frame.insert(5, "p_holm", holm(frame["p"].to_numpy(dtype=float)))
+    return frame
 
 
 def compare(scores: pd.DataFrame, reference: str, *, arms: list[str] | None = None) -> pd.DataFrame:
     """Contrast every other arm with ``reference``.
 
     Args:
-        scores: columns ``arm``, ``seed``, ``patient``, ``value``: one row per scored scan and class.
+        scores: as `assess` takes them.
         reference: the declared reference arm.
         arms: which arms, in order; all by default.
 
     Returns:
-        One row per arm: ``arm``, ``estimate``, ``low``, ``high``, ``p``, ``p_holm``, ``df``, ``seeds``, ``patients``.
+        `assess`'s columns, with ``arm`` for ``contrast``.
     """
     names = arms if arms is not None else list(dict.fromkeys(scores["arm"]))
-    by_arm = grids(scores)
-    records = []
-    for arm in names:
-        if arm == reference or arm not in by_arm or reference not in by_arm:
-            continue
-        table = differences(by_arm[arm], by_arm[reference])
-        if not table.size:
-            continue
-        result = contrast(table)
-        values = {name: float(getattr(result, name)) for name in ("estimate", "low", "high", "p", "df")}
-        records.append({"arm": arm, **values, "seeds": table.shape[0], "patients": table.shape[1]})
-    columns = ["arm", "estimate", "low", "high", "p", "df", "seeds", "patients"]
-    frame = pd.DataFrame(records, columns=columns)
-    frame.insert(5, "p_holm", holm(frame["p"].to_numpy(dtype=float)))
-    return frame
+    contrasts = {arm: {arm: 1.0, reference: -1.0} for arm in names if arm != reference}
+    return assess(scores, contrasts).rename(columns={"contrast": "arm"})
 
 
 def marks(scores: pd.DataFrame, *, higher_is_better: bool = True) -> dict[str, str]:

@@ -44,6 +44,13 @@ LOOKS = {
     "channel-dropout-shared": Look("#56B4E9", "v", ":", "channel dropout, shared stat."),
     "shuffle": Look("#CC79A7", "P", (0, (5, 1, 1, 1))),
     "uniform": Look("#E69F00", "X", (0, (3, 1)), "uniform replacement"),
+    "db": Look("#0072B2", "^", "--", "DB"),
+    "pfa": Look("#009E73", "D", "-.", "PFA"),
+    "qpm+db": Look("#CC79A7", "v", (0, (5, 1, 1, 1)), "QPM + DB"),
+    "qpm+pfa": Look("#E69F00", "X", (0, (3, 1)), "QPM + PFA"),
+    "db+pfa": Look("#56B4E9", "P", ":", "DB + PFA"),
+    "qpm+db+pfa": Look("#7F3C8D", "p", (0, (6, 2)), "QPM + DB + PFA"),
+    "rival": Look("#666666", "*", (0, (1, 1)), "scored from predictions"),
 }
 SPARE = (
     Look("#8C6D00", "<", (0, (1, 1))),

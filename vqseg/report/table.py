@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from vqseg.report import style
 
-LONG, LONG_HEADER, WIDE = 26, 14, 10
-"""Longer labels and headers are broken into lines in LaTeX, and tables of more columns are set smaller, or the table
-leaves the page."""
+LONG, LONG_HEADER, WIDE, WIDEST = 26, 14, 10, 13
+"""Longer labels and headers are broken into lines in LaTeX, and tables of more columns are set smaller, those of the
+most scaled, or the table leaves the page."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,22 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """Return the table as a LaTeX ``table*`` that needs only booktabs; every name is escaped."""
+    """Return the table as a LaTeX ``table*``; every name is escaped.
+
+    It needs booktabs alone, but amssymb where it has ticks and graphicx where it has more columns than a page holds.
+    """
     long = max((len(row.label) for row in table.rows), default=0) > LONG
     alignment = (r"p{0.19\textwidth}" if long else "l") + "r" * (len(table.headers) - 1)
     ragged = r"\raggedright " if long else ""
     size = r"\scriptsize" if len(table.headers) <= WIDE else r"\fontsize{6}{7}\selectfont"
+    fit = len(table.headers) > WIDEST
     lines = [
         f"% {_one_line(table.runs)}",
         r"\begin{table*}[tbp]",
         rf"\centering{size}\setlength{{\tabcolsep}}{{2.5pt}}",
         rf"\caption{{\textbf{{{escape(table.title)}.}} {escape(table.caption)}}}",
         rf"\label{{tab:{re.sub(r'[^a-z0-9-]', '-', table.name.lower())}}}",
-        rf"\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
+        (r"\resizebox{\textwidth}{!}{" if fit else "") + rf"\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
         r"\toprule",
         " & ".join(map(_tex_header, table.headers)) + r" \\",
         r"\midrule",
@@ -82,7 +86,7 @@ def latex(table: Table) -> str:
     for row in table.rows:
         lines += [r"\midrule"] if row.ruled else []
         lines.append(" & ".join([ragged + escape(row.label), *map(_tex_cell, row.cells)]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\bottomrule", r"\end{tabular}" + ("}" if fit else "")]
     lines += [rf"\par\smallskip\parbox{{\textwidth}}{{\scriptsize {escape(note)}}}" for note in table.footnotes]
     return "\n".join([*lines, r"\end{table*}", ""])
 
@@ -146,7 +150,8 @@ _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": r"$-$", "—": "--", "–": "--", "Δ": r"$\Delta$",
-    "†": r"$\dagger$", "≥": r"$\geq$", "≤": r"$\leq$", "×": r"$\times$", "\n": " ", "→": r"$\to$", "·": r"$\cdot$",
+    "†": r"$\dagger$", "‡": r"$\ddagger$", "✓": r"\checkmark{}",
+    "≥": r"$\geq$", "≤": r"$\leq$", "×": r"$\times$", "\n": " ", "→": r"$\to$", "·": r"$\cdot$",
     "ε": r"$\epsilon$", "'": "'", "’": "'", "…": r"\ldots{}",
 }  # fmt: skip
 

@@ -142,7 +142,8 @@ def _grid(request: Request, definition: Definition, preset: str) -> tuple[list[A
         return select(everything, request.arms, definition.reference), seeds, said
     if thinning:
         arms = select(everything, thinning.arms, definition.reference)
-        said = f"preset {preset} thins this study to {len(arms)} of {len(everything)} arms; --arms '*' runs all"
+        if len(arms) < len(everything):
+            said = f"preset {preset} thins this study to {len(arms)} of {len(everything)} arms; --arms '*' runs all"
     return arms, seeds, said
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,22 +13,28 @@ from vqseg.files import read_yaml
 
 MOST_SEEDS = 1000
 
+Factors = dict[Annotated[str, Field(min_length=1)], bool]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Arm(_Section):
-    """One arm: its label, its family, the knob's value and the settings that it changes."""
+    """One arm: its label, its family, the knob's value, the settings that it changes, its place in a factorial grid."""
 
     label: str
     family: str
     knob: float | None
     overrides: dict[str, Any]
+    factors: Factors = {}
 
 
 class ArmRow(_Section):
-    """One row of the YAML: an arm, or with ``values`` one arm per value of ``knob``."""
+    """One row of the YAML: an arm, or with ``values`` one arm per value of ``knob``.
+
+    ``factors`` places the arm in a factorial grid, such as ``{QPM: true, DB: false}``; see `require_grid`.
+    """
 
     family: str
     label: str | None = None
@@ -37,12 +43,13 @@ class ArmRow(_Section):
     knob: str | None = None
     values: list[float] = []
     set: dict[str, Any]
+    factors: Factors = {}
 
     def arms(self) -> list[Arm]:
         """Expand the row."""
         name, tail = self.label or self.family, f" {self.suffix}" if self.suffix else ""
         if not self.values:
-            return [Arm(label=name + tail, family=self.family, knob=None, overrides=self.set)]
+            return [Arm(label=name + tail, family=self.family, knob=None, overrides=self.set, factors=self.factors)]
         if self.knob is None:
             raise InputError(f"arm {name!r}: has values but no knob; name the key that they set")
         return [
@@ -51,6 +58,7 @@ class ArmRow(_Section):
                 family=self.family,
                 knob=value,
                 overrides={**self.set, self.knob: value},
+                factors=self.factors,
             )
             for value in self.values
         ]
@@ -78,7 +86,7 @@ class Definition(_Section):
         """Return every arm.
 
         Raises:
-            InputError: two arms share a label, or the reference is none of them.
+            InputError: two arms share a label, the reference is none of them, or the factors make no grid.
         """
         arms = [arm for row in self.arms for arm in row.arms()]
         labels = [arm.label for arm in arms]
@@ -87,7 +95,25 @@ class Definition(_Section):
             raise InputError(f"arm {double!r} stands twice in the study")
         if self.reference not in labels:
             raise InputError(f"reference {self.reference!r} is no arm{nearest(self.reference, labels)}")
+        require_grid(arms)
         return arms
+
+
+def require_grid(arms: list[Arm]) -> None:
+    """Refuse factors that make no grid: all arms name the same factors, and no two arms are the same cell.
+
+    Raises:
+        InputError: names the arms that disagree.
+    """
+    first, cells = arms[0], dict[frozenset[str], str]()
+    for arm in arms:
+        if set(arm.factors) != set(first.factors):
+            named = [f"{one.label!r} has {', '.join(one.factors) or 'none'}" for one in (first, arm)]
+            raise InputError(f"factors: arm {' and arm '.join(named)}; give every arm the same ones, or none")
+        on = frozenset(name for name, value in arm.factors.items() if value)
+        if first.factors and on in cells:
+            raise InputError(f"factors: arms {cells[on]!r} and {arm.label!r} are the same cell; let a factor differ")
+        cells[on] = arm.label
 
 
 def read_definition(name: str) -> tuple[str, Definition]:

@@ -1,4 +1,4 @@
-"""Decoders: the (quantized) coarsest map and, with skips, the encoder's finer maps -> (B, K, H, W).
+"""The expanding half of a U-Net: the (quantized) coarsest map and, with skips, the finer ones -> (B, K, H, W).
 
 Source: SSL4MIS's U-Net (1 x 1 convolution, bilinear upsampling, concatenation, two convolutions).
 """
@@ -9,14 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqseg.encoder import double_conv
+from vqseg.convolution import double_conv
 
 
 class UNetDecoder(nn.Module):
     """The expanding half of a U-Net; without skips it sees the codes alone."""
 
-    def __init__(self, dims: tuple[int, ...], out_channels: int, norm: str, skips: bool) -> None:
+    def __init__(
+        self, dims: tuple[int, ...], strides: tuple[int, ...], out_channels: int, norm: str, skips: bool
+    ) -> None:
         super().__init__()
+        if strides != tuple(2**level for level in range(len(dims))):
+            raise ValueError(f"needs maps of strides 1, 2, 4, ...; this encoder's are {strides}; use decoder dpt")
         self.skips = skips
         pairs = list(itertools.pairwise(reversed(dims)))
         self.narrow = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for coarse, fine in pairs)
@@ -31,7 +35,3 @@ class UNetDecoder(nn.Module):
             x = level(torch.cat([skip, x], dim=1) if self.skips else x)
         out: Tensor = self.head(x)
         return out
-
-
-DECODERS = {"unet": UNetDecoder}
-"""Decoders by name; built with (dims, out_channels, norm, skips) and their options."""

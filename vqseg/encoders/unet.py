@@ -1,31 +1,14 @@
-"""Encoders: images (B, C, H, W) in 0-1 -> feature maps, finest first.
+"""The contracting half of a U-Net: images (B, C, H, W) in 0-1 -> one feature map per level, finest first.
 
-An encoder states ``dims`` (channels of each map) and ``stride`` (pixels per token of the last one).
 Source: the U-Net of SSL4MIS (widths 16-256, two convolutions per level, dropout .05 to .5, max pooling).
 """
 
 import itertools
-import math
 
 from torch import Tensor, nn
 
+from vqseg.convolution import double_conv
 from vqseg.errors import InputError
-
-
-def norm_layer(norm: str, channels: int) -> nn.Module:
-    """Return batch norm, or group norm with as many of 8 groups as divide the channels."""
-    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(math.gcd(8, channels), channels)
-
-
-def double_conv(inside: int, outside: int, norm: str, dropout: float) -> nn.Sequential:
-    """Two 3 x 3 convolutions with norm and leaky ReLU, dropout between them where the rate is above 0."""
-    layers: list[nn.Module] = []
-    for channels in (inside, outside):
-        bias = norm != "batch"  # batch norm takes the mean away, a bias before it would never be trained
-        layers += [nn.Conv2d(channels, outside, 3, padding=1, bias=bias), norm_layer(norm, outside), nn.LeakyReLU(0.01)]
-    if dropout > 0:
-        layers.insert(3, nn.Dropout(dropout))
-    return nn.Sequential(*layers)
 
 
 class UNetEncoder(nn.Module):
@@ -45,7 +28,8 @@ class UNetEncoder(nn.Module):
         if len(dropout) != len(widths) or not all(0 <= rate < 1 for rate in dropout):
             raise ValueError(f"encoder.dropout needs one rate in [0, 1) per width, got {list(dropout)}")
         self.dims = tuple(widths)
-        self.stride = 2 ** (len(widths) - 1)
+        self.strides = tuple(2**level for level in range(len(widths)))
+        self.stride = self.strides[-1]
         pairs = itertools.pairwise((channels, *widths))
         self.levels = nn.ModuleList(double_conv(a, b, norm, rate) for (a, b), rate in zip(pairs, dropout, strict=True))
         self.pool = nn.MaxPool2d(2)
@@ -65,7 +49,3 @@ class UNetEncoder(nn.Module):
         for level in self.levels:
             features.append(level(self.pool(features[-1]) if features else images))
         return features
-
-
-ENCODERS = {"unet": UNetEncoder}
-"""Encoders by name; built with (channels, norm) and their options."""

@@ -1,0 +1,49 @@
+"""Trains the local prior in the foreground, with its progress."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from vqseg.errors import InputError
+from vqseg.files import read_json
+
+if TYPE_CHECKING:
+    from vqseg.plan import Plan
+
+
+def pretrain(data: Path, split: str | None, preset: str, overrides: list[str], device: str, store: Path) -> str:
+    """Train the local prior for a preset, or find it there; return what it is, in words.
+
+    Raises:
+        InputError: the settings name another prior, or the data cannot be used.
+    """
+    from vqseg import config, experiment
+
+    own = [] if any(text.partition("=")[0].strip() in ("prior", "prior.name") for text in overrides) else ["prior.name=local"]
+    settings = config.load_config(preset, [*own, *overrides])
+    plan = experiment.plan(settings, root=data, split=split, store=store)
+    if plan.prior_folder is None:
+        raise InputError(f"prior {plan.parts['prior'].name!r}: only 'local' is trained here")
+    experiment.check_parts(plan)
+    before = prepare(plan, device)
+    told = read_json(plan.prior_folder / "prior.json")
+    found = ", ".join(f"{key} {value:.4f}" for key, value in told["validation"].items())
+    what = f"{told['data']['images']} images of {told['data']['name']}, {told['options']['steps']} steps"
+    return f"{'trained' if before else 'already there'}: {plan.prior_folder} ({what}; {found})"
+
+
+def prepare(plan: "Plan", device: str) -> bool:
+    """Train the local prior that a plan needs, if it does and if it is not there; return whether it was trained."""
+    from vqseg.cli.progress import run_bar, stopping
+    from vqseg.experiment import prepare_prior
+    from vqseg.train import Interrupted
+
+    if plan.prior_folder is None or (plan.prior_folder / "prior.json").is_file():
+        return False
+    with run_bar("prior local", plan.parts["prior"].options["steps"]) as advance, stopping() as stop:
+        try:
+            return prepare_prior(plan, device, should_stop=lambda: bool(stop), on_progress=advance)
+        except Interrupted as error:
+            typer.echo(f"vqseg: prior local: {error}", err=True)
+            raise typer.Exit(130) from None

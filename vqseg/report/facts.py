@@ -1,0 +1,95 @@
+"""What a row of a table says besides its scores: the prior it uses, steps, labelled patients, pretrained weights.
+
+What nobody knows is `?`: a rival that was scored from its predictions tells only what its user told.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from vqseg.errors import InputError
+from vqseg.records.run import RunFolder
+from vqseg.report import rivals
+from vqseg.report.selection import Selection
+
+FACTS = {"steps": "steps", "labelled": "labelled patients", "pretrained": "pretrained"}
+UNKNOWN = "?"
+FROM_SCRATCH = ("unet",)
+"""Encoders without weights of anybody's."""
+
+
+def prior_of(selection: Selection, arm: str) -> str:
+    """Return the name of the prior that an arm of the study is aligned with, empty if none."""
+    overrides = next((each.get("overrides") or {} for each in selection.study["arms"] if each["label"] == arm), {})
+    base = (selection.study.get("base_config") or {}).get("prior")
+    value = overrides.get("prior", overrides.get("prior.name", base))
+    name = value.get("name") if isinstance(value, dict) else value
+    return "" if name in (None, "none") else str(name)
+
+
+def label_of(selection: Selection, arm: str, *, ticks: str = "") -> str:
+    """Return a row's label: the reference is named as such, a rival marked, and a row that uses PFA names its prior.
+
+    Unless the words of its ``ticks`` do.
+    """
+    if arm in selection.rivals.names:
+        return f"{arm} {rivals.MARK}"
+    prior = prior_of(selection, arm)
+    words = f"{arm} (prior {prior})" if prior and prior not in f"{arm} {ticks}" else arm
+    return f"{words} (reference)" if arm == selection.reference else words
+
+
+def fact(selection: Selection, arm: str, key: str) -> str:
+    """Return steps, labelled patients or pretrained weights of a row in words; `?` where unknown."""
+    cells = selection.tabled_cells
+    own = cells[cells["arm"] == arm]
+    if key == "steps":
+        return _listed(_value(run, "steps") for run in own.to_dict("records"))
+    if key == "labelled":
+        return _listed(_labelled(run) for run in own.to_dict("records"))
+    return _listed(_pretrained(selection, run) for run in own.to_dict("records"))
+
+
+def footnotes(selection: Selection) -> list[str]:
+    """Return one line per rival: that it was scored from its predictions, and what is known of it."""
+    lines = []
+    for name in selection.rivals.names:
+        cells = selection.rivals.cells
+        own, scores = cells[cells["arm"] == name], selection.rivals.scores
+        told = ", ".join(f"{FACTS[key]} {fact(selection, name, key)}" for key in FACTS)
+        cases, all_cases = scores.loc[scores["arm"] == name, "case"].nunique(), selection.headline["case"].nunique()
+        less = f"; {cases} of {all_cases} cases" if cases < all_cases else ""
+        lines.append(
+            f"{rivals.MARK} {name}: scored from its predictions, run elsewhere; seeds {_listed(own['said'])}, paired "
+            f"with the reference's in order; {told}{less}."
+        )
+    return lines
+
+
+def _labelled(run: dict[Any, Any]) -> str:
+    if run.get("kind") == "foreign":
+        return _value(run, "labelled")
+    return "all" if run.get("labels") == "all" else _value(run, "split.parts.labelled.patients")
+
+
+def _pretrained(selection: Selection, run: dict[Any, Any]) -> str:
+    said = _value(run, "pretrained")
+    if said != UNKNOWN or run.get("kind") == "foreign":
+        return {"True": "yes", "False": "no"}.get(said, said)
+    try:
+        encoder = RunFolder(selection.store, str(run["identity"])).config()["network"]["encoder"]
+    except (InputError, KeyError, TypeError):
+        return UNKNOWN
+    return "no" if (encoder["name"] if isinstance(encoder, dict) else encoder) in FROM_SCRATCH else UNKNOWN
+
+
+def _value(run: dict[Any, Any], key: str) -> str:
+    value = run.get(key)
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return UNKNOWN
+    return f"{value:,.0f}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values)) or UNKNOWN

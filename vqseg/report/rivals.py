@@ -1,0 +1,115 @@
+"""Rivals: runs that were scored from predictions alone, as further rows of a study's table.
+
+`vqseg score` makes them from what any other program predicted. They join a table if data, split, part and protocol are
+the study's; what is not known of them is printed as `?`. A rival's seeds have nothing to do with the study's, so its
+runs are paired with the reference's seeds in order.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vqseg.records import index
+from vqseg.report.measures import completed
+
+FAMILY = "rival"
+MARK = "‡"
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """``cells``: one row per run, ``arm`` being the method's name, ``seed`` the one that it is paired with;
+    ``scores``: their rows of the table's part and protocol; ``notes``: what was left out, and why.
+    """
+
+    cells: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["arm", "seed", "identity"]))
+    scores: pd.DataFrame = field(default_factory=pd.DataFrame)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        """The methods, in order."""
+        return list(dict.fromkeys(self.cells["arm"]))
+
+
+def find(
+    store: Path, study: dict[str, Any], *, part: str, protocol: str, scores: pd.DataFrame, mixed: bool = False
+) -> Rivals:
+    """Find the rivals that may stand in the study's table.
+
+    Args:
+        store: the store.
+        study: the study's record.
+        part: the table's part.
+        protocol: the table's protocol.
+        scores: the study's own rows of that part and protocol.
+        mixed: also take rivals that other scoring code scored.
+    """
+    known = index.frame(store, index.foreign(store, str(study["data"]["digest"])))
+    if known.empty:
+        return Rivals()
+    known, notes = _newest(known[known["state"] == "finished"])
+    rows = index.rows(store, list(known["identity"]))
+    if rows.empty:
+        return Rivals(notes=notes)
+    rows = rows[(rows["class_index"] > 0) & (rows["part"] == part) & (rows["protocol"] == protocol)]
+    ours = set(scores["scoring"])
+    kept = []
+    for run in known.to_dict("records"):
+        own = rows[rows["identity"] == run["identity"]]
+        reason = _reason(run, own, study, f"{part} by {protocol}", set() if mixed else ours)
+        if reason:
+            notes.append(f"{run['name']}, scored from its predictions, is left out: {reason}.")
+        else:
+            kept.append(run["identity"])
+    cells = _cells(known[known["identity"].isin(kept)], study, scores)
+    paired = cells[["identity", "arm", "seed", "family", "knob"]]
+    return Rivals(cells, completed(rows.merge(paired, on="identity", how="inner")), list(dict.fromkeys(notes)))
+
+
+def _newest(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Keep the newest run of every method and seed: the same predictions scored twice are no second seed."""
+    column = runs["created"] if "created" in runs else pd.Series("", index=runs.index)
+    ordered = runs.assign(created=column.fillna("")).sort_values("created", ascending=False, kind="stable")
+    ordered = ordered.assign(said=[_seed(seed) for seed in ordered["seed"]])
+    again = ordered.duplicated(["name", "said"])
+    notes = [
+        f"{name}, seed {seed}: scored {len(own) + 1} times, the newest stands here"
+        + ("; give every run its --seed if they are several." if seed == "?" else ".")
+        for (name, seed), own in ordered[again].groupby(["name", "said"])
+    ]
+    return ordered[~again], notes
+
+
+def _reason(
+    run: Mapping[Hashable, Any], rows: pd.DataFrame, study: dict[str, Any], wanted: str, scoring: set[str]
+) -> str:
+    """Return why a run cannot stand in the table, empty if it can."""
+    if run.get("split.digest") != study["split"]["digest"]:
+        return f"its split is {run.get('split.name')}, not {study['split']['name']}"
+    if rows.empty:
+        return f"not scored on {wanted}"
+    if scoring and not set(rows["scoring"]) <= scoring:
+        return "other scoring code scored it; 'vqseg score' scores it again"
+    return ""
+
+
+def _cells(runs: pd.DataFrame, study: dict[str, Any], scores: pd.DataFrame) -> pd.DataFrame:
+    labels = {arm["label"] for arm in study["arms"]}
+    own = scores[scores["arm"] == study["reference"]] if (scores["arm"] == study["reference"]).any() else scores
+    seeds = sorted(int(seed) for seed in own["seed"].unique())
+    parts = []
+    for name, group in runs.groupby("name", sort=True):
+        group = group.assign(order=pd.to_numeric(group["seed"])).sort_values(["order", "identity"])
+        # Runs beyond the reference's have nothing to be paired with, and numbers of their own.
+        beyond = range(max(seeds, default=-1) + 1, max(seeds, default=-1) + 1 + len(group))
+        label = f"{name} (predictions)" if name in labels else str(name)
+        parts.append(group.assign(arm=label, seed=[*seeds, *beyond][: len(group)], family=FAMILY, knob=float("nan")))
+    return pd.concat(parts, ignore_index=True) if parts else Rivals().cells.assign(family="", knob=0.0)
+
+
+def _seed(value: Any) -> str:
+    return "?" if value is None or pd.isna(value) else f"{int(value)}"
