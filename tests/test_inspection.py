@@ -1,13 +1,15 @@
 """What `check` and `require_sound` find in folders with one fault each."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vqseg import inspection
+from vqseg import inspection, rarity
 from vqseg.errors import InputError
+from vqseg.files import parse_yaml
 from vqseg.manifest import Manifest, Scan, Split, array_sha256, read_split, write_array, write_manifest, write_split
 
 PARTS = {"labelled": ["a"], "unlabelled": ["b", "c"], "val": ["d"], "test": ["e"]}
@@ -25,7 +27,13 @@ def arrays() -> Arrays:
 
 
 def prepared(
-    root: Path, content: Arrays | None = None, parts: dict[str, list[str]] = PARTS, *, spacing: str = "abcde"
+    root: Path,
+    content: Arrays | None = None,
+    parts: dict[str, list[str]] = PARTS,
+    *,
+    spacing: str = "abcde",
+    channels: int = 1,
+    lesions: dict[str, float] | None = None,
 ) -> tuple[Manifest, Split]:
     scans = []
     for patient, (image, mask) in (content or arrays()).items():
@@ -47,7 +55,15 @@ def prepared(
                 class_voxels=None if mask is None else np.bincount(mask.ravel(), minlength=3)[:3].tolist(),
             )
         )
-    manifest = Manifest(name="tiny", classes=["background", "x", "y"], source={}, default_split="s", scans=scans)
+    manifest = Manifest(
+        name="tiny",
+        classes=["background", "x", "y"],
+        channels=channels,
+        lesions=lesions or {},
+        source={},
+        default_split="s",
+        scans=scans,
+    )
     split = Split(name="s", data=manifest.digest, parts=parts)
     write_manifest(root, manifest)
     write_split(root, split)
@@ -150,6 +166,10 @@ def retype(path: Path) -> None:
     write_array(path, **{path.parent.name.removesuffix("s"): np.ones((3, 8, 10), np.float32)})
 
 
+def widen(path: Path) -> None:
+    write_array(path, **{path.parent.name.removesuffix("s"): np.ones((3, 8, 10), np.uint32)})
+
+
 def recolor(path: Path) -> None:
     write_array(path, image=np.ones((3, 8, 10, 3), np.uint8))
 
@@ -167,6 +187,7 @@ def outside(path: Path) -> None:
         (resize, "shape (3, 5, 5), the manifest says (3, 8, 10)"),
         (alter, "its content is not what the manifest recorded"),
         (retype, "holds float32, expected uint8"),
+        (widen, "holds uint32, expected uint8"),
     ],
 )
 def test_harmed_file_is_named(tmp_path: Path, name: str, harm: Callable[[Path], None], words: str) -> None:
@@ -189,6 +210,26 @@ def test_wrong_channels_and_mask_values(tmp_path: Path) -> None:
     errors = found(tmp_path)
     assert "images/a.npz: has 3 channels, the manifest says 1; import the data again" in errors
     assert "masks/d.npz: mask value 7 is outside the classes 0 to 2; correct the source and import again" in errors
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_sixteen_bits_and_several_channels_are_sound(tmp_path: Path, channels: int) -> None:
+    shape = (3, 8, 10, channels) if channels > 1 else (3, 8, 10)
+    content = {
+        patient: (np.random.default_rng(number).integers(0, 65536, shape).astype(np.uint16), mask)
+        for number, (patient, (_, mask)) in enumerate(arrays().items())
+    }
+    manifest, split = prepared(tmp_path, content, channels=channels)
+    assert inspection.check(tmp_path).problems == []
+    inspection.require_sound(tmp_path, manifest, split)
+    write_array(tmp_path / "images" / "a.npz", image=np.ones((3, 8, 10, 4), np.uint16))
+    assert f"images/a.npz: has 4 channels, the manifest says {channels}; import the data again" in found(tmp_path)
+
+
+def test_a_mask_of_sixteen_bits_is_damaged(tmp_path: Path) -> None:
+    prepared(tmp_path)
+    write_array(tmp_path / "masks" / "a.npz", mask=np.ones((3, 8, 10), np.uint16))
+    assert found(tmp_path) == ["masks/a.npz: holds uint16, expected uint8; import the data again"]
 
 
 def test_hidden_masks_are_not_opened(tmp_path: Path) -> None:
@@ -229,6 +270,74 @@ def test_warnings(tmp_path: Path) -> None:
     assert any(line.startswith("part labelled: class 'y' never occurs") for line in warnings)
     assert found(tmp_path) == []
     inspection.require_sound(tmp_path, manifest, split)
+
+
+def spotted() -> Arrays:
+    """Patients of 50 slices: class x in every slice, class y as two spots in one slice and a third in another."""
+    made: Arrays = {}
+    for number, patient in enumerate("abcde"):
+        mask = np.zeros((50, 20, 20), np.uint8)
+        mask[:, :10] = 1
+        mask[number, 15:17, 2:4] = 2
+        mask[number, 17, 4] = 2  # touches the first by a corner: one lesion
+        mask[number, 15, 15] = 2
+        mask[40, 12, 12] = 2
+        made[patient] = np.random.default_rng(number).integers(0, 256, mask.shape).astype(np.uint8), mask
+    return made
+
+
+def test_rare_foreground_names_the_settings_that_help(tmp_path: Path) -> None:
+    prepared(tmp_path, spotted())
+    (line,) = found(tmp_path, level="warning")
+    assert line.startswith("part labelled: rare foreground: 'y' in 4.0% of the slices, 0.035% of the voxels; ")
+    assert "--set data.foreground_share=0.5 " in line
+    assert "--set method.segmentation=dice_ce," in line
+    assert "--set method.class_confidence='{y: 0.7}' " in line
+    assert f"vqseg data mark {tmp_path} --lesion y" in line
+    assert "\n" not in line
+    report = inspection.check(tmp_path)
+    assert report.parts["labelled"].slice_share == pytest.approx({"x": 1.0, "y": 0.04})
+    assert report.parts["labelled"].lesions == {}
+
+
+def test_marked_lesions_are_counted_where_masks_may_be_opened(tmp_path: Path) -> None:
+    content = spotted()
+    hidden = content["b"][1]
+    assert hidden is not None
+    prepared(tmp_path, content, {**PARTS, "test": ["e", "c"], "unlabelled": ["b"]}, lesions={"y": 2.0})
+    report = inspection.check(tmp_path)
+    assert report.parts["labelled"].lesions == {"y": (3, 3, 3)}
+    assert report.parts["test"].lesions == {"y": (6, 3, 3)}
+    unlabelled = report.parts["unlabelled"]
+    assert (unlabelled.lesions, unlabelled.slice_share) == (None, None)
+    (warning,) = [problem for problem in report.problems if problem.level == "warning"]
+    assert "vqseg data mark" not in warning.do
+
+
+def test_lesions_run_through_slices() -> None:
+    mask = np.zeros((4, 6, 6), np.uint8)
+    mask[0, 1, 1] = mask[1, 2, 2] = 1  # neighbors by a corner, one slice on
+    mask[3, 1, 1] = 1
+    held = rarity.content(mask, ["background", "x", "y"], ["x", "y"])
+    assert held.lesions == {"x": 2, "y": 0}
+    assert held.slices.tolist() == [4, 3, 0]
+    assert held.voxels.tolist() == [141, 3, 0]
+
+
+@pytest.mark.parametrize("name", ["nodule", "left lung", "no", "it's", "a: b", "7", "x, y"])
+def test_class_names_survive_the_shell_and_yaml(name: str) -> None:
+    found = rarity.advice(Path("my data"), {name: 0.01, "big": 0.5}, {name: 0.00001, "big": 0.3}, [])
+    assert found is not None
+    words = shlex.split(found[1].replace(";", " ; "))
+    setting = next(word for word in words if word.startswith("method.class_confidence="))
+    assert parse_yaml(setting.split("=", 1)[1]) == {name: 0.7}
+    assert words[-4:] == ["mark", "my data", "--lesion", name]
+
+
+def test_what_is_not_rare_needs_no_advice() -> None:
+    assert rarity.advice(Path("d"), {"x": 0.05, "y": 0.0}, {"x": 0.001, "y": 0.0}, []) is None
+    assert rarity.advice(Path("d"), {"x": 0.049}, {"x": 0.01}, []) is not None
+    assert rarity.advice(Path("d"), {"x": 1.0}, {"x": 0.0009}, []) is not None
 
 
 def test_not_a_prepared_folder(tmp_path: Path) -> None:

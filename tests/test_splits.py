@@ -1,5 +1,7 @@
-"""Splits: counts, draws by patient, and the refusal to change one that exists."""
+"""Splits: counts, draws by patient, shared files, and the refusal to leak or to change one that exists."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,11 @@ def test_patients_without_masks_are_never_labelled(tmp_path: Path) -> None:
         assert set(bare) <= set(made.parts["unlabelled"])
     with pytest.raises(InputError, match="asks for 4 patients, only 3 have masks"):
         splits.draw(manifest, base, name="n", labelled="4", seed=0)
+    everyone = splits.draw(manifest, base, name="n", labelled="all", seed=0).parts
+    assert (len(everyone["labelled"]), sorted(everyone["unlabelled"])) == (3, sorted(bare))
+    bald, base = prepared(tmp_path / "bald", bare=tuple(NAMES))
+    with pytest.raises(InputError, match="only 0 have masks"):
+        splits.draw(bald, base, name="n", labelled="all")
 
 
 def test_twins_stay_on_one_side(tmp_path: Path) -> None:
@@ -134,3 +141,105 @@ def test_add_writes_once_and_refuses_a_change(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown split"):
         splits.add(tmp_path, name="other", labelled="3", base="bass")
     assert splits.add(tmp_path, name="more", labelled="3", base="tenth")[0].parts["val"] == made.parts["val"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "same", "words"),
+    [
+        ({"val": [NAMES[7], NAMES[1]]}, (), "patient 'p03' is in both val and the pool to draw from"),
+        ({"test": [NAMES[7]]}, (), "patient 'p04' is in both val and test"),
+        ({}, (NAMES[7], NAMES[9]), r"patients 'p04' \(val\) and 'p00' \(test\) have the same images"),
+        ({}, (NAMES[2], NAMES[9]), r"patients 'p00' \(test\) and 'p09' \(the pool to draw from\) have the same images"),
+        ({"test": ["who"]}, (), "patient 'who' of part test is not in the data"),
+        ({"test": [NAMES[8], NAMES[8]]}, (), "part test names patient 'p06' twice"),
+    ],
+)
+def test_a_leaking_base_is_refused_and_nothing_written(
+    tmp_path: Path, parts: dict[str, list[str]], same: tuple[str, ...], words: str
+) -> None:
+    _, base = prepared(tmp_path, same=same)
+    write_split(tmp_path, base.model_copy(update={"name": "leak", "parts": {**base.parts, **parts}}))
+    with pytest.raises(InputError, match=f"split 'leak': .*{words}"):
+        splits.add(tmp_path, name="n", labelled="2", seed=0, base="leak")
+    assert not (tmp_path / "splits" / "n.json").exists()
+
+
+def test_a_leaking_part_may_be_drawn_anew(tmp_path: Path) -> None:
+    manifest, base = prepared(tmp_path)
+    leak = base.model_copy(update={"parts": {**base.parts, "val": [NAMES[7], NAMES[1]]}})
+    parts = splits.draw(manifest, leak, name="n", labelled="2", val=0.2).parts
+    assert sorted(patient for part in parts.values() for patient in part) == sorted(NAMES)
+
+
+def with_column(manifest: Manifest, values: str, column: str = "grade") -> Manifest:
+    columns = {patient: {column: value} for patient, value in zip(sorted(manifest.patients), values, strict=True)}
+    return manifest.model_copy(update={"attributes": columns})
+
+
+def test_a_stratified_draw_keeps_proportions(tmp_path: Path) -> None:
+    names = [f"q{number:02d}" for number in range(40)]
+    manifest = with_column(manifest_of(names), "a" * 20 + "b" * 12 + "c" * 8)
+    base = Split(name="base", data=manifest.digest, parts={"unlabelled": names})
+    grade = {name: manifest.attributes[name]["grade"] for name in names}
+    for seed in (None, *range(6)):
+        options = {"name": "n", "labelled": "5", "seed": seed, "val": 0.1, "test": 0.25, "stratify": "grade"}
+        split = splits.draw(manifest, base, **options)
+        counts = {
+            part: [[grade[patient] for patient in patients].count(kind) for kind in "abc"]
+            for part, patients in split.parts.items()
+        }
+        assert counts["test"] == [5, 3, 2]
+        assert counts["val"] in ([2, 1, 1], [2, 2, 0])  # of 15, 9, 6: 2, 1.2, 0.8
+        assert counts["labelled"][0] in (2, 3)
+        assert min(counts["labelled"]) >= 1
+        assert "stratified by grade" in split.note
+    plain = splits.draw(manifest, base, name="n", labelled="5", seed=3, val=0.1, test=0.25)
+    assert plain == splits.draw(
+        manifest.model_copy(update={"attributes": {}}), base, name="n", labelled="5", seed=3, val=0.1, test=0.25
+    )
+
+
+def test_a_shared_file_is_taken_once(tmp_path: Path) -> None:
+    manifest, _ = prepared(tmp_path / "here")
+    prepared(tmp_path / "there")
+    made, _ = splits.add(tmp_path / "here", name="mine", labelled="3", seed=1)
+    file = tmp_path / "sent.json"
+    shutil.copy(tmp_path / "here" / "splits" / "mine.json", file)
+    there = tmp_path / "there"
+    assert splits.receive(there, file) == (made, True)
+    assert read_split(there, manifest, "mine").digest == made.digest
+    assert splits.receive(there, file) == (made, False)
+    renamed, new = splits.receive(there, file, "theirs")
+    assert (renamed.name, renamed.parts, new) == ("theirs", made.parts, True)
+    splits.add(there, name="other", labelled="2")
+    with pytest.raises(InputError, match=r"other.json: is of other patients or other data; choose another name"):
+        splits.receive(there, file, "other")
+    with pytest.raises(InputError, match="--name"):
+        splits.receive(there, file, "../mine")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": "0123456789abcdef"}, "made for data 0123456789abcdef, but"),
+        ({"parts": {"labelled": ["p05"], "val": ["who"]}}, "patient 'who' of part val is not in the data"),
+        ({"parts": {"labelled": ["p05"], "val": ["p05"]}}, "patient 'p05' is in both labelled and val"),
+        ({"parts": {"labelled": ["p05", "p05"]}}, "part labelled names patient 'p05' twice"),
+        ({"parts": {"labelled": ["p05"], "test": ["p06"]}}, "have the same images"),
+        ({"parts": {"labelled": ["p05"], "val": ["p09"]}}, "patient 'p09' of part val has no mask"),
+        ({"parts": {"training": ["p05"]}}, "unknown part 'training'; known: labelled"),
+        ({"parts": {"labelled": "p05"}}, "not a split: parts.labelled:"),
+        ({"extra": 1}, "not a split: extra:"),
+    ],
+)
+def test_a_shared_file_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
+    manifest, base = prepared(tmp_path / "d", bare=("p09",), same=("p05", "p06"))
+    held = {**base.model_dump(mode="json"), "name": "sent", **change}
+    file = tmp_path / "sent.json"
+    file.write_text(json.dumps(held))
+    with pytest.raises(InputError) as caught:
+        splits.receive(tmp_path / "d", file)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert words in str(caught.value)
+    assert "data" not in change or manifest.digest in str(caught.value)
+    assert not (tmp_path / "d" / "splits" / "sent.json").exists()

@@ -1,7 +1,8 @@
 """Looks at a prepared folder and one of its splits, and says exactly what is wrong where.
 
-`check` reads everything, hidden masks too, and reports; `require_sound` is the quick look before training: it
-stops at the first problem and opens only the masks that the run may read.
+`check` reads everything, hidden masks too, and reports (of unlabelled patients only whether their files are sound and
+how many voxels each class has); `require_sound` is the quick look before training: it stops at the first problem and
+opens only the masks that the run may read.
 
 Letters: S slices, H x W pixels, K classes.
 """
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from vqseg.errors import InputError
+from vqseg.findings import PartReport, Problem, Report
 from vqseg.manifest import (
     Manifest,
     Scan,
@@ -26,64 +27,18 @@ from vqseg.manifest import (
     read_split,
     scans_of,
 )
+from vqseg.rarity import Content, advice, content
 
+DTYPES = {"image": ("uint8", "uint16"), "mask": ("uint8",)}
 SCORED = ("labelled", "val", "test", "devtest")
 LEAST_FOREGROUND = 0.005
 
 
-class Problem(BaseModel):
-    """One thing that is wrong: where, what, and what to do about it."""
-
-    model_config = ConfigDict(frozen=True)
-    level: Literal["error", "warning"]
-    where: str
-    what: str
-    do: str
-
-    def line(self) -> str:
-        """Return the problem as one line without its level."""
-        return f"{self.where}: {self.what}; {self.do}"
-
-
-class PartReport(BaseModel):
-    """One part: counts, (smallest, largest) sides in pixels, spacing, and each class's share of the voxels (0-1)."""
-
-    patients: int
-    scans: int
-    images: int
-    images_with_mask: int
-    rows: tuple[int, int] | None
-    columns: tuple[int, int] | None
-    spacing: Literal["known", "unknown", "partly"]
-    voxel_share: dict[str, float] | None
-    foreground: float | None
-
-
-class Report(BaseModel):
-    """All that `check` found; ``label_share`` is labelled images over labelled and unlabelled ones (0-1)."""
-
-    root: str
-    name: str
-    synthetic: bool
-    digest: str
-    split: str
-    classes: list[str]
-    channels: int
-    label_share: float | None
-    parts: dict[str, PartReport]
-    problems: list[Problem]
-
-    @property
-    def errors(self) -> list[Problem]:
-        """The problems that make the split unusable."""
-        return [problem for problem in self.problems if problem.level == "error"]
-
-
 class _Seen(NamedTuple):
-    """What one scan turned out to hold: problems, voxels per class (K,), and a hash per slice (None: constant)."""
+    """What one scan turned out to hold: problems, its mask's content, and a hash per slice (None: constant)."""
 
     problems: list[Problem]
-    voxels: np.ndarray | None
+    content: Content | None
     slices: list[str | None]
 
 
@@ -96,15 +51,20 @@ def check(root: Path, split_name: str | None = None) -> Report:
     manifest = read_manifest(root)
     split = read_split(root, manifest, split_name)
     parts, problems = _members(manifest, split)
-    seen = {scan.scan: _look(root, manifest, scan, with_mask=True, hashes=True) for scan in manifest.scans}
+    scored = {scan.scan for part in SCORED for scan in parts.get(part, [])}
+    seen = {
+        scan.scan: _look(root, manifest, scan, with_mask=True, complete=True, lesions=scan.scan in scored)
+        for scan in manifest.scans
+    }
     problems += _shared_patients(split)
     problems += [problem for scan in manifest.scans for problem in seen[scan.scan].problems]
     problems += _shared_slices(parts, {name: look.slices for name, look in seen.items()})
     reports = {}
     for part, scans in parts.items():
-        voxels = [counts for scan in scans if (counts := seen[scan.scan].voxels) is not None]
-        reports[part] = _part(scans, manifest.classes, np.sum(voxels, axis=0) if voxels else None)
+        held = [found for scan in scans if (found := seen[scan.scan].content) is not None]
+        reports[part] = _part(scans, manifest, held, counted=part in SCORED)
         problems += _part_problems(part, scans, reports[part])
+    problems += _rare(root, manifest, reports.get("labelled"))
     images = {part: report.images for part, report in reports.items()}
     pool = images.get("labelled", 0) + images.get("unlabelled", 0)
     return Report(
@@ -153,7 +113,7 @@ def _quick_problems(
     for part in parts:
         yield from _without_masks(part, members[part]) if part in read_masks_of else ()
         for scan in members[part]:
-            yield from _look(root, manifest, scan, with_mask=part in read_masks_of, hashes=False).problems
+            yield from _look(root, manifest, scan, with_mask=part in read_masks_of, complete=False).problems
 
 
 def _members(manifest: Manifest, split: Split) -> tuple[dict[str, list[Scan]], list[Problem]]:
@@ -169,24 +129,25 @@ def _members(manifest: Manifest, split: Split) -> tuple[dict[str, list[Scan]], l
     return {part: scans_of(manifest, filtered, part) for part in split.parts}, problems
 
 
-def _look(root: Path, manifest: Manifest, scan: Scan, *, with_mask: bool, hashes: bool) -> _Seen:
+def _look(
+    root: Path, manifest: Manifest, scan: Scan, *, with_mask: bool, complete: bool, lesions: bool = False
+) -> _Seen:
+    """Read one scan and hold it against the manifest; ``complete`` hashes every slice and counts the mask too."""
     problems: list[Problem] = []
     image = _content(root, scan, "image", problems)
     mask = _content(root, scan, "mask", problems) if with_mask and scan.mask else None
-    if image is not None and image.shape[3:] != ((3,) if manifest.channels == 3 else ()):
+    if image is not None and image.shape[3:] != ((manifest.channels,) if manifest.channels > 1 else ()):
         found = image.shape[3] if image.ndim == 4 else 1
         what = f"has {found} channels, the manifest says {manifest.channels}"
         problems.append(_error(scan.image, what, "import the data again"))
-    voxels = None
-    if mask is not None:
-        counts = np.bincount(mask.ravel(), minlength=len(manifest.classes))
-        voxels = counts[: len(manifest.classes)]
-        if len(counts) > len(voxels):
-            value = len(counts) - 1
-            what = f"mask value {value} is outside the classes 0 to {len(manifest.classes) - 1}"
-            problems.append(_error(str(scan.mask), what, "correct the source and import again"))
-    slices = [_slice_hash(plane) for plane in image] if hashes and image is not None else []
-    return _Seen(problems, voxels, slices)
+    if mask is not None and (value := int(mask.max(initial=0))) >= len(manifest.classes):
+        what = f"mask value {value} is outside the classes 0 to {len(manifest.classes) - 1}"
+        problems.append(_error(str(scan.mask), what, "correct the source and import again"))
+        mask = None
+    if not complete:
+        return _Seen(problems, None, [])
+    held = None if mask is None else content(mask, manifest.classes, list(manifest.lesions) if lesions else [])
+    return _Seen(problems, held, [] if image is None else [_slice_hash(plane) for plane in image])
 
 
 def _slice_hash(plane: np.ndarray) -> str | None:
@@ -207,8 +168,8 @@ def _content(root: Path, scan: Scan, kind: Literal["image", "mask"], problems: l
         reason = str(error).removeprefix(f"{root / where}: ").removesuffix(f"; {again}")
         problems.append(_error(where, reason, again))
         return None
-    if array.dtype != np.uint8:
-        problems.append(_error(where, f"holds {array.dtype}, expected uint8", again))
+    if str(array.dtype) not in DTYPES[kind]:
+        problems.append(_error(where, f"holds {array.dtype}, expected {' or '.join(DTYPES[kind])}", again))
         return None
     # A value outside the classes is named as such, before the hash calls it merely changed.
     if array_sha256(array) != expected and (kind == "image" or array.max(initial=0) < len(scan.class_voxels or ())):
@@ -247,19 +208,26 @@ def _shared_slices(
         yield _error(f"parts {one} and {two}", same, do)
 
 
-def _part(scans: list[Scan], classes: list[str], voxels: np.ndarray | None) -> PartReport:
+def _part(scans: list[Scan], manifest: Manifest, held: list[Content], *, counted: bool) -> PartReport:
     known = {scan.spacing_mm is not None for scan in scans}
+    voxels = np.sum([found.voxels for found in held], axis=0) if held else None
     shares = None if voxels is None else voxels / max(1, voxels.sum())
+    images_with_mask = sum(len(scan.slices) for scan in scans if scan.mask)
+    counted &= bool(held)
+    shown = np.sum([found.slices for found in held], axis=0) / max(1, images_with_mask) if counted else ()
+    lesions = {name: [found.lesions[name] for found in held] for name in manifest.lesions} if counted else {}
     return PartReport(
         patients=len({scan.patient for scan in scans}),
         scans=len(scans),
         images=sum(len(scan.slices) for scan in scans),
-        images_with_mask=sum(len(scan.slices) for scan in scans if scan.mask),
+        images_with_mask=images_with_mask,
         rows=_extent(scan.shape[1] for scan in scans),
         columns=_extent(scan.shape[2] for scan in scans),
         spacing="partly" if len(known) == 2 else "known" if known == {True} else "unknown",
-        voxel_share=None if shares is None else {name: float(share) for name, share in zip(classes, shares)},
+        voxel_share=None if shares is None else {n: float(share) for n, share in zip(manifest.classes, shares)},
         foreground=None if shares is None else float(shares[1:].sum()),
+        slice_share={n: float(share) for n, share in zip(manifest.classes[1:], shown[1:])} if counted else None,
+        lesions={n: (sum(counts), min(counts), max(counts)) for n, counts in lesions.items()} if counted else None,
     )
 
 
@@ -282,6 +250,14 @@ def _part_problems(part: str, scans: list[Scan], report: PartReport) -> Iterator
         for name in (name for name, share in report.voxel_share.items() if share == 0):
             what = f"class {name!r} never occurs"
             yield Problem(level="warning", where=where, what=what, do="label a patient that shows it")
+
+
+def _rare(root: Path, manifest: Manifest, labelled: PartReport | None) -> Iterator[Problem]:
+    """Yield a warning that names the settings for rare foreground, as the labelled masks show it."""
+    if labelled is None or labelled.slice_share is None or labelled.voxel_share is None:
+        return
+    if found := advice(root, labelled.slice_share, labelled.voxel_share, list(manifest.lesions)):
+        yield Problem(level="warning", where="part labelled", what=found[0], do=found[1])
 
 
 def _without_masks(part: str, scans: list[Scan]) -> Iterator[Problem]:

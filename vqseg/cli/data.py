@@ -1,21 +1,21 @@
-"""``vqseg data``: import a data set, draw splits, and check what is there."""
+"""``vqseg data``: import a data set, make splits, mark lesions, and check what is there."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vqseg.cli import own_import, splits, volumes
 from vqseg.cli.options import Json
 
 if TYPE_CHECKING:
+    from vqseg.findings import PartReport, Report
     from vqseg.importers.writer import Imported
-    from vqseg.inspection import PartReport, Report
 
-app = typer.Typer(help="Import data, draw splits, check them.", no_args_is_help=True)
+app = typer.Typer(help="Import data, make splits, check them.", no_args_is_help=True)
 
 Source = Annotated[Path, typer.Argument(help="Folder of the data set as it was published.")]
 Out = Annotated[Path, typer.Argument(help="Prepared folder to write.")]
-Root = Annotated[Path, typer.Argument(help="Prepared folder.")]
 
 
 @app.command()
@@ -39,7 +39,9 @@ def folder(
     out: Out,
     name: Annotated[str | None, typer.Option(help="Name of the data set; default: the source folder's.")] = None,
     classes: Annotated[str | None, typer.Option(help="Class names from index 0, such as background,lesion.")] = None,
-    patients: Annotated[Path | None, typer.Option(help="CSV with the columns image and patient.")] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="CSV with the columns image and patient; others are kept to stratify splits by.")
+    ] = None,
     pattern: Annotated[
         str | None,
         typer.Option(help="Regular expression over file names with a group patient, perhaps scan and slice."),
@@ -60,6 +62,34 @@ def folder(
 
 
 @app.command()
+def isic(
+    source: Source,
+    out: Out,
+    name: Annotated[str | None, typer.Option(help="Name of the data set; default: isic-YEAR, or the folder's.")] = None,
+    labelled: Annotated[str, typer.Option(help="Labelled training patients: N, a share (10%), all.")] = "10%",
+    val: Annotated[
+        float | None, typer.Option(help="Share (0-1) to validate on, where none is published; default .1.")
+    ] = None,
+    test: Annotated[
+        float | None, typer.Option(help="Share (0-1) to test on, where none is published; default .2.")
+    ] = None,
+    patients: Annotated[
+        Path | None,
+        typer.Option(help="CSV with image (or image_id, isic_id) and patient_id or lesion_id; default: one per image."),
+    ] = None,
+    max_side: Annotated[int, typer.Option(help="Shrink photographs whose longer side has more pixels.")] = 512,
+    lesion: Annotated[
+        bool, typer.Option(help="Mark the class as a lesion: count and score lesions one by one.")
+    ] = False,
+) -> None:
+    """Import skin photographs with lesion masks: ISIC 2016, 2017 or 2018, HAM10000, or images/ and masks/."""
+    from vqseg.importers import IMPORTERS
+
+    options: dict[str, Any] = {"name": name, "labelled": labelled, "val": val, "test": test, "patients": patients}
+    _say(IMPORTERS["isic"](source, out, max_side=max_side, lesion=lesion, **options), out)
+
+
+@app.command()
 def phantom(
     out: Out,
     patients: Annotated[int, typer.Option(help="Number of patients, at least 4.")] = 24,
@@ -75,27 +105,16 @@ def phantom(
     _say(IMPORTERS["phantom"](out, **options), out)
 
 
-@app.command()
-def split(
-    root: Root,
-    name: Annotated[str, typer.Option(help="Name of the new split.")],
-    labelled: Annotated[str, typer.Option(help="Labelled patients of the pool: N, a share (10%), all.")],
-    draw: Annotated[int | None, typer.Option(help="Seed of the draw; without it the first in list order.")] = None,
-    val: Annotated[float | None, typer.Option(help="Take val anew: this share (0-1) of all patients.")] = None,
-    test: Annotated[float | None, typer.Option(help="Take test anew: this share (0-1) of all patients.")] = None,
-    base: Annotated[str | None, typer.Option("--from", help="Split to start from; default: the default one.")] = None,
-) -> None:
-    """Draw a new split by patient; val, test and devtest stay as they are unless asked for."""
-    from vqseg.splits import add
-
-    made, new = add(root, name=name, labelled=labelled, seed=draw, val=val, test=test, base=base)
-    counts = ", ".join(f"{len(patients)} {part}" for part, patients in made.parts.items())
-    typer.echo(f"{'wrote' if new else 'unchanged:'} {root / 'splits' / name}.json: {counts} patients ({made.note})")
+app.command(cls=volumes.VolumesCommand)(volumes.nifti)
+app.command(cls=volumes.VolumesCommand)(volumes.nnunet)
+app.command("import")(own_import.import_own)
+app.command()(splits.split)
+app.command()(splits.mark)
 
 
 @app.command()
 def check(
-    root: Root,
+    root: splits.Root,
     split: Annotated[str | None, typer.Option(help="Split to check; default: the data's default one.")] = None,
     json: Json = False,
 ) -> None:
@@ -131,7 +150,8 @@ def _show(report: "Report") -> None:
 
     kind = "phantom data" if report.synthetic else "data"
     table = Table("", *report.parts, title=f"{report.name} ({kind} {report.digest}), split {report.split}")
-    columns = [_cells(part, report.classes[1:]) for part in report.parts.values()]
+    marked = list(dict.fromkeys(name for part in report.parts.values() for name in part.lesions or ()))
+    columns = [_cells(part, report.classes[1:], marked) for part in report.parts.values()]
     for fact in columns[0] if columns else ():
         table.add_row(fact, *(column[fact] for column in columns))
     console = Console()
@@ -144,10 +164,10 @@ def _show(report: "Report") -> None:
     console.print(f"{len(report.errors)} errors, {len(report.problems) - len(report.errors)} warnings")
 
 
-def _cells(part: "PartReport", foreground: list[str]) -> dict[str, str]:
+def _cells(part: "PartReport", foreground: list[str], marked: list[str]) -> dict[str, str]:
     """Return a part's facts as text, by the name of the table's row."""
     ends = {"rows": part.rows, "columns": part.columns}
-    shares = part.voxel_share or {}
+    shares, slices, lesions = part.voxel_share or {}, part.slice_share or {}, part.lesions or {}
     return {
         **{key: str(getattr(part, key)) for key in ("patients", "scans", "images", "images_with_mask")},
         **{
@@ -156,4 +176,9 @@ def _cells(part: "PartReport", foreground: list[str]) -> dict[str, str]:
         },
         "spacing": part.spacing,
         **{f"{name}, %": f"{100 * shares[name]:.2f}" if name in shares else "-" for name in foreground},
+        **{f"{name}, slices %": f"{100 * slices[name]:.1f}" if name in slices else "-" for name in foreground},
+        **{
+            f"{name}, lesions (by scan)": "{} ({} to {})".format(*lesions[name]) if name in lesions else "-"
+            for name in marked
+        },
     }

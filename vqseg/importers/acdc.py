@@ -24,9 +24,14 @@ import numpy as np
 from vqseg import splits
 from vqseg.errors import InputError
 from vqseg.importers.writer import Imported, Pending, Plan, Volume, file_state, to_bytes, to_indices, write
+from vqseg.intake import Channel, Intake
 from vqseg.manifest import Manifest, Split
+from vqseg.nifti import Source, probe, voxels
+from vqseg.volumes import forward, grid_of
 
 CLASSES = ["background", "right ventricle", "myocardium", "left ventricle"]
+# Slices lie as in the file, (slice, row, column) of (column, row, slice), and so do those of the HDF5 form.
+INTAKE = Intake(axis=2, orientation="file", channels=[Channel(name="MR", percentiles=(0, 100))])
 SLICE = re.compile(r"((patient\d+)_frame\d+)_slice_(\d+)")
 SCAN = re.compile(r"(patient\d+)_frame\d+")
 
@@ -64,6 +69,7 @@ def prepare(source: Path, out: Path, *, labelled: str = "7", name: str = "acdc")
         source={"importer": "acdc", "path": str(source.resolve()), "layout": layout.kind},
         state=file_state(layout.files),
         scans=layout.scans,
+        intake=INTAKE.model_dump(mode="json"),
     )
     return write(out, plan, partial(_splits, layout=layout, labelled=labelled))
 
@@ -258,38 +264,25 @@ def _nifti_parts(source: Path, testing: dict[str, bool]) -> list[list[str]]:
 
 
 def _nifti_slices(image: Path, mask: Path) -> int:
-    shapes = [_loaded(path).shape for path in (image, mask)]
+    shapes = [_shape(probe(path)) for path in (image, mask)]
     if shapes[0] != shapes[1] or len(shapes[0]) != 3:
         raise InputError(
             f"{mask}: {_size(shapes[1])} voxels, its image has {_size(shapes[0])}; expected the same three"
         )
-    return int(shapes[0][2])
+    return shapes[0][2]
+
+
+def _shape(source: Source) -> tuple[int, ...]:
+    return source.shape if source.volumes == 1 else (*source.shape, source.volumes)
 
 
 def _read_nifti(image: Path, mask: Path) -> Volume:
-    loaded = _loaded(image)
-    values, labels = _voxels(loaded, image), _voxels(_loaded(mask), mask)
-    mapped, span = to_bytes(values, image)
-    zooms = [round(float(side), 6) for side in loaded.header.get_zooms()[:3]]
-    spacing = (zooms[2], zooms[1], zooms[0]) if min(zooms) > 0 else None
-    return Volume(mapped, to_indices(labels, len(CLASSES), mask), span, spacing)
-
-
-def _voxels(loaded: Any, path: Path) -> np.ndarray:
-    try:
-        # NIfTI stores (column, row, slice).
-        return np.ascontiguousarray(np.asanyarray(loaded.dataobj).transpose(2, 1, 0))
-    except Exception as error:  # gzip, zlib, struct and OS errors: all mean a damaged file
-        raise InputError(f"{path}: damaged: {' '.join(str(error).split())}; restore the file") from None
-
-
-def _loaded(path: Path) -> Any:
-    import nibabel
-
-    try:
-        return nibabel.load(path)
-    except Exception:  # nibabel, gzip and OS errors: all mean a damaged file
-        raise InputError(f"{path}: not readable as NIfTI (damaged or cut short); restore the file") from None
+    source = probe(image)
+    grid = grid_of(source, INTAKE.axis, orientation=INTAKE.orientation)
+    labels = to_indices(forward(voxels(probe(mask)), grid), len(CLASSES), mask)
+    mapped, span = to_bytes(forward(voxels(source), grid), image)
+    zooms = [round(side, 6) for side in np.ravel(source.header["pixdim"])[3:0:-1].tolist()]
+    return Volume(mapped, labels, span, (zooms[0], zooms[1], zooms[2]) if min(zooms) > 0 else None, grid)
 
 
 def _patient(scan: str) -> str:

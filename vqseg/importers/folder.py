@@ -23,11 +23,11 @@ import numpy as np
 
 from vqseg.errors import InputError
 from vqseg.importers import names
+from vqseg.importers.pictures import COLOR_MODES, IMAGE_SUFFIXES, by_stem, intake, opened, pixels
 from vqseg.importers.writer import Imported, Pending, Plan, Volume, file_state, to_bytes, to_indices, write
 from vqseg.manifest import Manifest, Split
 
 FOLDERS = {"labelled": "train-label", "unlabelled": "train-unlabel", "val": "val", "test": "test"}
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png", ".npy")
 MOST_CLASSES = 32
 Window = tuple[float, float]
@@ -61,7 +61,7 @@ def prepare(
     Args:
         name: the data set's name, by default the source folder's.
         classes: class names from index 0 on; by default as many as the masks use.
-        patients: CSV with columns ``image`` and ``patient``.
+        patients: CSV with columns ``image`` and ``patient``; its other columns are kept to stratify splits by.
         pattern: regular expression over a whole file name (without suffix) with a named group ``patient`` and
             optionally ``scan`` and ``slice``.
         val: share of the labelled patients, the last ones, that become val where there is no ``val`` folder.
@@ -85,9 +85,12 @@ def prepare(
         name=re.sub(r"[^\w.=-]+", "-", source.resolve().name).lstrip(".") if name is None else name,
         classes=named,
         source={"importer": "folder", "path": str(source.resolve()), **used},
-        state=file_state(files, used),
+        state=file_state([*files, *([patients] if patients else [])], used),
         scans=list(_pending(items, partial(_read, classes=len(named), binary=binary, window=window))),
         channels=channels,
+        color=channels == 3,
+        attributes=names.read_table(patients).attributes({i.image: i.patient for i in items}) if patients else {},
+        intake=intake(window=window),
         notes=["masks hold only 0 and 255: 255 became class 1"] if binary else [],
     )
     return write(out, plan, partial(_splits, parts=parts))
@@ -107,12 +110,12 @@ def _items(source: Path, place: Callable[[Path], names.Place]) -> list[_Item]:
         )
     items = []
     for part, folder in FOLDERS.items():
-        images = _by_stem(source / folder / "image", IMAGE_SUFFIXES)
+        images = by_stem(source / folder / "image", IMAGE_SUFFIXES)
         if not images and (source / folder / "image").is_dir() and part != "unlabelled":
             raise InputError(f"{source / folder / 'image'}: holds no PNG or JPEG image; add them or delete the folder")
         mask_folder = source / folder / "mask"
         wanted = part != "unlabelled" or mask_folder.is_dir()
-        masks = _by_stem(mask_folder, MASK_SUFFIXES) if wanted else {}
+        masks = by_stem(mask_folder, MASK_SUFFIXES) if wanted else {}
         for stem in masks:
             if stem not in images:
                 raise InputError(
@@ -123,16 +126,6 @@ def _items(source: Path, place: Callable[[Path], names.Place]) -> list[_Item]:
                 raise InputError(f"{mask_folder / stem}.png: missing (or .npy); {image} needs a mask of its own name")
             items.append(_Item(part, image, masks.get(stem), *place(image)))
     return items
-
-
-def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*")):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            if path.stem in found:
-                raise InputError(f"{path}: the same name as {found[path.stem].name}; keep one of them")
-            found[path.stem] = path
-    return found
 
 
 def _one_part_each(items: list[_Item], source: Path, *, guessed: bool) -> None:
@@ -179,7 +172,7 @@ def _parts(items: list[_Item], source: Path, val: float | None) -> dict[str, lis
 
 def _channels(items: list[_Item]) -> int:
     """Return 1 or 3; all images have to agree."""
-    channels = [3 if _opened(item.image).mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr") else 1 for item in items]
+    channels = [3 if opened(item.image).mode in COLOR_MODES else 1 for item in items]
     odd = next((place for place, count in enumerate(channels) if count != channels[0]), None)
     if odd is not None:
         kinds = {1: "grey", 3: "color"}
@@ -196,7 +189,7 @@ def _classes(items: list[_Item], named: Sequence[str] | None) -> tuple[bool, lis
     for item in items:
         if item.mask is None:
             continue
-        mask, (width, height) = _mask(item.mask), _opened(item.image).size
+        mask, (width, height) = _mask(item.mask), opened(item.image).size
         if mask.shape != (height, width):
             sizes = f"{mask.shape[0]} x {mask.shape[1]} pixels, its image has {height} x {width}"
             raise InputError(f"{item.mask}: {sizes}; make them the same")
@@ -237,7 +230,7 @@ def _pending(items: list[_Item], read: Any) -> Iterator[Pending]:
             raise InputError(f"{numbered[-1].image}: scan {scan!r} has a slice number twice; correct the names")
         order = np.argsort(slices).tolist()
         stacked = [numbered[place] for place in order]
-        sizes = [_opened(item.image).size for item in stacked]
+        sizes = [opened(item.image).size for item in stacked]
         odd = next((place for place, size in enumerate(sizes) if size != sizes[0]), None)
         if odd is not None:
             raise InputError(
@@ -260,11 +253,11 @@ def _read(items: Sequence[_Item], *, classes: int, binary: bool, window: Window 
 
 def _image(path: Path) -> np.ndarray:
     """Return (H, W) or (H, W, 3), uint8, or wider integers for 16-bit images."""
-    image = _opened(path)
+    image = opened(path)
+    if not (image.mode.startswith("I") or image.mode == "F"):
+        return pixels(path, "RGB" if image.mode in COLOR_MODES else "L")
     try:
-        if image.mode.startswith("I") or image.mode == "F":
-            return np.asarray(image)
-        return np.asarray(image.convert("L" if image.mode in ("L", "LA", "1") else "RGB"))
+        return np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(
             f"{path}: not readable as an image: {' '.join(str(error).split())}; restore the file"
@@ -277,7 +270,7 @@ def _mask(path: Path) -> np.ndarray:
         if path.suffix.lower() == ".npy":
             values = np.squeeze(np.load(path, allow_pickle=False))
         else:
-            values = np.asarray(_opened(path))
+            values = np.asarray(opened(path))
     except InputError:
         raise
     except Exception as error:  # numpy and PIL each raise their own for a damaged file
@@ -285,13 +278,3 @@ def _mask(path: Path) -> np.ndarray:
     if values.ndim != 2:
         raise InputError(f"{path}: mask of shape {values.shape}; expected one class index per pixel, (rows, columns)")
     return values.astype(np.uint8) if values.dtype == bool else values
-
-
-def _opened(path: Path) -> Any:
-    """Open an image lazily: mode and size are known, pixels are not read."""
-    from PIL import Image
-
-    try:
-        return Image.open(path)
-    except (OSError, SyntaxError, ValueError):
-        raise InputError(f"{path}: not readable as an image (damaged or another format); restore the file") from None

@@ -2,17 +2,23 @@
 
 Default rule: ``PATIENT_frameNN_slice_K`` is slice K of scan ``PATIENT_frameNN``; any other name is a scan of one image,
 whose patient is the text before the first underscore.
+
+A table is a CSV file with one row per image: its name in one of `IMAGE_COLUMNS`, its patient in `PATIENT_COLUMNS`, and
+whatever else is known about it, by which splits can be stratified.
 """
 
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from vqseg.errors import InputError
 
 VOLUME_NAME = r"(?P<scan>(?P<patient>[^_]+)_frame\d+)_slice_(?P<slice>\d+)"
+IMAGE_COLUMNS = ("image", "case", "image_id", "image_name", "isic_id")
+# Where a row fills several of them, the first counts: a patient may have many lesions.
+PATIENT_COLUMNS = ("patient", "patient_id", "lesion_id")
 
 
 class Place(NamedTuple):
@@ -23,11 +29,41 @@ class Place(NamedTuple):
     slice: int | None
 
 
+class Table(NamedTuple):
+    """A CSV file of images, by image name: the patient ("" where the row leaves it open) and all other columns."""
+
+    path: Path
+    patients: dict[str, str]
+    columns: dict[str, dict[str, str]]
+
+    def key(self, path: Path) -> str:
+        """Return the name under which an image stands in the table, with or without its suffix.
+
+        Raises:
+            InputError: it has no row.
+        """
+        for name in (path.name, path.stem):
+            if name in self.patients:
+                return name
+        raise InputError(f"{self.path}: has no row for image {path.name}; add one")
+
+    def attributes(self, patient_of: Mapping[Path, str]) -> dict[str, dict[str, str]]:
+        """Return {patient: {column: value}} for images and their patients; different values are joined by ``+``."""
+        found: dict[str, dict[str, set[str]]] = {}
+        for image, patient in patient_of.items():
+            for column, value in self.columns[self.key(image)].items():
+                found.setdefault(patient, {}).setdefault(column, set()).add(value)
+        return {
+            patient: {column: "+".join(sorted(values - {""})) for column, values in columns.items()}
+            for patient, columns in found.items()
+        }
+
+
 def reader(patients: Path | None = None, pattern: str | None = None) -> Callable[[Path], Place]:
     """Return the function that places a file by its name.
 
     Args:
-        patients: CSV with columns ``image`` (file name, with or without suffix) and ``patient``.
+        patients: CSV with columns ``image`` (file name, with or without suffix) and ``patient``; see `read_table`.
         pattern: regular expression over a whole file name without suffix, with a group ``patient`` and optionally
             ``scan`` and ``slice``.
 
@@ -35,7 +71,9 @@ def reader(patients: Path | None = None, pattern: str | None = None) -> Callable
         InputError: the table or the pattern is unusable; the function raises it for a name that it cannot place.
     """
     expression = _pattern(pattern)
-    table = _table(patients) if patients else None
+    table = read_table(patients) if patients else None
+    if table and not any(table.patients.values()):
+        raise InputError(f"{table.path}: expected a CSV with a header row and the columns image and patient")
 
     def place(path: Path) -> Place:
         match = (expression or re.compile(VOLUME_NAME)).fullmatch(path.stem)
@@ -44,9 +82,9 @@ def reader(patients: Path | None = None, pattern: str | None = None) -> Callable
         groups = match.groupdict() if match else {}
         patient = groups.get("patient") or path.stem.split("_", 1)[0]
         if table is not None:
-            if not (found := table.get(path.name) or table.get(path.stem)):
-                raise InputError(f"{patients}: has no row for image {path.name}; add one")
-            patient = found
+            patient = table.patients[table.key(path)]
+            if not patient:
+                raise InputError(f"{patients}: names no patient for image {path.name}; fill it in")
         scan = groups.get("scan") or path.stem
         scan = scan if expression is None or scan.startswith(patient) else f"{patient}_{scan}"
         return Place(patient, scan, int(groups["slice"]) if groups.get("slice") else None)
@@ -68,12 +106,31 @@ def _pattern(pattern: str | None) -> re.Pattern[str] | None:
     return expression
 
 
-def _table(path: Path) -> dict[str, str]:
+def read_table(path: Path) -> Table:
+    """Read a table of images.
+
+    Raises:
+        InputError: unreadable, without a column for the image, or an image stands twice with different contents.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+            rows = [{key.strip(): (row[key] or "").strip() for key in row if key} for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    if not rows or not {"image", "patient"} <= set(rows[0]):
-        raise InputError(f"{path}: expected a CSV with a header row and the columns image and patient")
-    return {row["image"]: row["patient"] for row in rows}
+    held = set(rows[0]) if rows else set()
+    image = next((column for column in IMAGE_COLUMNS if column in held), None)
+    if image is None:
+        kin = ", ".join((*IMAGE_COLUMNS[1:], *PATIENT_COLUMNS[1:]))
+        raise InputError(
+            f"{path}: expected a CSV with a header row and the columns image and patient (or their kin: {kin})"
+        )
+    table = Table(path, {}, {})
+    groups = [column for column in PATIENT_COLUMNS if column in held]
+    for row in rows:
+        others = {key: value for key, value in row.items() if key not in (image, *groups)}
+        patient = next((row[column] for column in groups if row[column]), "")
+        name = row[image]
+        if name in table.patients and (table.patients[name], table.columns[name]) != (patient, others):
+            raise InputError(f"{path}: image {name!r} stands twice, with different contents; remove one row")
+        table.patients[name], table.columns[name] = patient, others
+    return table

@@ -4,20 +4,21 @@ Every scan is one atomic file (two with its mask); splits follow, the manifest c
 marker, ``.importing.json``, says which import the folder belongs to. A second call compares contents and
 writes only what is not there, so it resumes an interrupted import and does nothing after a finished one.
 
-Letters: S slices, H x W pixels.
+Letters: S slices, H x W pixels, C channels.
 """
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from vqseg.errors import InputError, require_name
 from vqseg.files import digest, read_json, write_json
 from vqseg.manifest import (
+    Grid,
     Manifest,
     Scan,
     Split,
@@ -30,16 +31,21 @@ from vqseg.manifest import (
 from vqseg.splits import refuse_change, same_split, twins
 
 MARKER = ".importing.json"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Volume:
-    """One scan in memory: uint8 image (S, H, W) or (S, H, W, 3), uint8 mask (S, H, W) or None."""
+    """One scan in memory: uint8 or uint16 image (S, H, W) or (S, H, W, C), uint8 mask (S, H, W) or None.
+
+    ``grid`` is the source's, where label maps can be brought back to it.
+    """
 
     image: np.ndarray
     mask: np.ndarray | None
     range: tuple[float, float]
     spacing_mm: tuple[float, float, float] | None = None
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Plan:
 
     ``source`` names the importer, the path and the options: a folder belongs to one such source.
     ``state`` changes when a source file does (name, size, time); equal states need no second reading.
+    ``color``, ``lesions``, ``attributes`` and ``intake`` go into the manifest as they are.
     """
 
     name: str
@@ -67,6 +74,10 @@ class Plan:
     scans: list[Pending]
     channels: int = 1
     synthetic: bool = False
+    color: bool = False
+    lesions: dict[str, float] = field(default_factory=dict)
+    attributes: dict[str, dict[str, str]] = field(default_factory=dict)
+    intake: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -131,7 +142,7 @@ def file_state(paths: Sequence[Path], *extra: Any) -> str:
 
 def _write(out: Path, plan: Plan, splits: Callable[[Manifest], Sequence[Split]]) -> Imported:
     before = _claim(out, plan)
-    if before is not None and before.source.get("state") == plan.state and _files_there(out, before):
+    if before is not None and unchanged(out, before, plan.state):
         scans, written = before.scans, 0
     else:
         scans, written = _write_scans(out, plan, before)
@@ -140,6 +151,11 @@ def _write(out: Path, plan: Plan, splits: Callable[[Manifest], Sequence[Split]])
         synthetic=plan.synthetic,
         classes=plan.classes,
         channels=plan.channels,
+        color=plan.color,
+        # Marks may have been set since; they are taken away with 'vqseg data mark' alone.
+        lesions=plan.lesions or (before.lesions if before else {}),
+        attributes=plan.attributes,
+        intake=plan.intake,
         source={**plan.source, "state": plan.state},
         default_split=before.default_split if before else "",
         scans=scans,
@@ -165,27 +181,43 @@ def _twin_notes(manifest: Manifest) -> list[str]:
     ]
 
 
-def _claim(out: Path, plan: Plan) -> Manifest | None:
-    """Return the finished manifest in ``out``, or None where the import is new or unfinished."""
+def held(out: Path, name: str, source: dict[str, Any]) -> Manifest | None:
+    """Return the finished manifest of this very import in ``out``, or None where it is new or unfinished.
+
+    Raises:
+        InputError: ``out`` holds anything else.
+    """
     if (out / "manifest.json").is_file():
         before = read_manifest(out)
-        held = {key: value for key, value in before.source.items() if key != "state"}
-        if (before.name, held) != (plan.name, plan.source):
-            what = f"already holds {before.name!r}, made by importer {held.get('importer')!r} from {_origin(held)}"
+        kept = {key: value for key, value in before.source.items() if key != "state"}
+        if (before.name, kept) != (name, source):
+            what = f"already holds {before.name!r}, made by importer {kept.get('importer')!r} from {_origin(kept)}"
             raise InputError(f"{out}: {what}; choose another folder")
         return before
     if (out / MARKER).is_file():
-        held = read_json(out / MARKER)
-        if held != plan.source:
-            what = f"holds an unfinished import from {_origin(held)}"
+        begun = read_json(out / MARKER)
+        if begun != source:
+            what = f"holds an unfinished import from {_origin(begun)}"
             raise InputError(f"{out}: {what}; finish that one, choose another folder, or delete this one")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and holds other files; choose a new or empty folder")
+    return None
+
+
+def unchanged(out: Path, before: Manifest | None, state: str) -> bool:
+    """Whether a finished import needs no second reading: the sources' state is the same and all files are there."""
+    if before is None or before.source.get("state") != state:
+        return False
+    return all((out / path).is_file() for scan in before.scans for path in (scan.image, scan.mask) if path)
+
+
+def _claim(out: Path, plan: Plan) -> Manifest | None:
+    before = held(out, plan.name, plan.source)
+    if before is None:
         for leftover in out.glob("*/.*.tmp"):
             leftover.unlink()
-        return None
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists and holds other files; choose a new or empty folder")
-    write_json(out / MARKER, plan.source)
-    return None
+        write_json(out / MARKER, plan.source)
+    return before
 
 
 def _origin(source: dict[str, Any]) -> str:
@@ -194,16 +226,12 @@ def _origin(source: dict[str, Any]) -> str:
     return str(source.get("path", "nothing")) + (f" ({written})" if written else "")
 
 
-def _files_there(out: Path, manifest: Manifest) -> bool:
-    return all((out / path).is_file() for scan in manifest.scans for path in (scan.image, scan.mask) if path)
-
-
 def _write_scans(out: Path, plan: Plan, before: Manifest | None) -> tuple[list[Scan], int]:
     known = {scan.scan: scan for scan in before.scans} if before else {}
     if before and list(known) != [pending.scan for pending in plan.scans]:
         raise InputError(f"{out}: the scans of the source have changed since it was imported; choose a new folder")
     scans, written = [], 0
-    for pending in _shown(plan.scans, plan.name):
+    for pending in shown(plan.scans, plan.name, f"preparing {len(plan.scans)} scans"):
         volume = pending.read()
         entry = _entry(pending, volume, len(plan.classes))
         if before and entry != known[pending.scan]:
@@ -232,6 +260,7 @@ def _entry(pending: Pending, volume: Volume, classes: int) -> Scan:
         mask=None if mask is None else f"masks/{pending.scan}.npz",
         mask_sha256=None if mask is None else array_sha256(mask),
         class_voxels=None if mask is None else np.bincount(mask.ravel(), minlength=classes).tolist(),
+        grid=volume.grid,
     )
 
 
@@ -247,12 +276,12 @@ def _keep_or_write(path: Path, key: str, array: np.ndarray, sha256: str | None) 
     return True
 
 
-def _shown(scans: list[Pending], name: str) -> Iterator[Pending]:
+def shown(items: Sequence[Item], name: str, doing: str) -> Iterator[Item]:
     """Iterate with a bar on a terminal, with one plain line elsewhere (both on standard error)."""
     if not sys.stderr.isatty():
-        print(f"{name}: preparing {len(scans)} scans", file=sys.stderr)
-        return iter(scans)
+        print(f"{name}: {doing}", file=sys.stderr)
+        return iter(items)
     from rich.console import Console
     from rich.progress import track
 
-    return iter(track(scans, description=name, console=Console(stderr=True)))
+    return iter(track(items, description=f"{name}: {doing}", console=Console(stderr=True)))
