@@ -121,9 +121,7 @@ def test_a_store_with_context_gives_what_inference_sees(phantom_root, parts, tmp
     from vqseg.manifest import read_image
 
     manifest, labelled, _ = parts
-    held = open_store(
-        phantom_root, manifest, labelled, size_px=32, masks=False, cache=tmp_path, device=CPU, context=3
-    )
+    held = open_store(phantom_root, manifest, labelled, size_px=32, masks=False, cache=tmp_path, device=CPU, context=3)
     volume = read_image(phantom_root, labelled[1])
     start = len(labelled[0].slices)
     rows = np.arange(start, start + len(volume))

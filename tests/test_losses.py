@@ -68,7 +68,9 @@ def test_ignored_pixels_are_as_if_they_were_not_there(kind):
     for given in (None, weight):
         small = None if given is None else given[:, :, :4]
         found = segmentation_loss(kind, logits, cut, given)
-        assert found == pytest.approx(segmentation_loss(kind, logits[..., :4], target[:, :, :4], small).item(), rel=1e-5)
+        assert found == pytest.approx(
+            segmentation_loss(kind, logits[..., :4], target[:, :, :4], small).item(), rel=1e-5
+        )
     assert torch.isfinite(segmentation_loss(kind, logits, torch.full_like(target, IGNORE), weight))
 
 

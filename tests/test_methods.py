@@ -327,7 +327,9 @@ def test_alignment_is_info_nce_of_clean_tokens_on_the_coarser_grid(grid):
     encoded = network.encode(torch.cat([batch.labelled.image, batch.unlabelled.strong[0].image, batch.unlabelled.weak]))
     _, tokens = nearest(network, encoded)
     tokens = torch.cat([tokens[:2], tokens[5:]]).transpose(1, 2).unflatten(2, encoded.grid)
-    features = torch.cat([prior.features(batch.labelled.image, 0, 0, 0), prior.features(batch.unlabelled.weak, 0, 0, 0)])
+    features = torch.cat(
+        [prior.features(batch.labelled.image, 0, 0, 0), prior.features(batch.unlabelled.weak, 0, 0, 0)]
+    )
     coarse = (min(4, grid[0]), min(4, grid[1]))
     halve = nn.functional.avg_pool2d
     tokens = tokens if coarse == (4, 4) else halve(tokens, 2)
@@ -403,8 +405,14 @@ def test_pixels_outside_of_the_image_count_in_no_loss():
 def test_thresholds_may_differ_by_class():
     method = a_method(class_confidence={"b": 0.25}, confidence=0.9)
     assert method.thresholds.shape == (3,)
-    fresh = VQSeg(a_network(False), QPM(), Setup(0, 0.9, True, ("background", "a", "b")), dual_branch=False,
-                  confidence=0.9, class_confidence={"b": 0.25})
+    fresh = VQSeg(
+        a_network(False),
+        QPM(),
+        Setup(0, 0.9, True, ("background", "a", "b")),
+        dual_branch=False,
+        confidence=0.9,
+        class_confidence={"b": 0.25},
+    )
     assert fresh.thresholds.tolist() == pytest.approx([0.9, 0.9, 0.25])
     with pytest.raises(ValueError, match="'c'; the classes are background, a, b"):
         a_method(class_confidence={"c": 0.25})

@@ -73,7 +73,12 @@ def test_a_published_recipe_builds_steps_checkpoints_resumes_and_is_scored_at_it
     name, dinov2_small, phantom_root, tmp_path
 ):
     overrides = [f"network.encoder.weights={dinov2_small}", "train.steps=2", "train.validate_steps=2"]
-    overrides += ["train.labelled_batch=2", "train.unlabelled_batch=1", "train.checkpoint_steps=1", "train.precision=fp32"]
+    overrides += [
+        "train.labelled_batch=2",
+        "train.unlabelled_batch=1",
+        "train.checkpoint_steps=1",
+        "train.precision=fp32",
+    ]
     overrides += [f"prior.weights={dinov2_small}"] if name == "paper" else []
     plan = experiment.plan(load_config(name, overrides), root=phantom_root, split=None, store=tmp_path)
     from vqseg.train import Interrupted

@@ -39,8 +39,10 @@ def draw_geometry(settings: Augment, count: int, generator: torch.Generator) -> 
     angle = torch.deg2rad((u[:, 0] * 2 - 1) * settings.rotation_degrees) + quarter * (math.pi / 2)
     low, high = settings.scale_range
     zoom = 1 / (low + u[:, 1] * (high - low))
-    vertical = settings.flip_probability if settings.flip_vertical_probability is None else (
-        settings.flip_vertical_probability
+    vertical = (
+        settings.flip_probability
+        if settings.flip_vertical_probability is None
+        else (settings.flip_vertical_probability)
     )
     flip_x = 1 - 2 * (u[:, 2] < settings.flip_probability).float()
     flip_y = 1 - 2 * (u[:, 3] < vertical).float()

@@ -4,7 +4,6 @@ Letters: M images of a part, B images of a batch, C channels, P = size_px pixels
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np

@@ -196,8 +196,10 @@ def _make(path: Path, convert: Callable[[Scan], np.ndarray], scans: Sequence[Sca
 
 def _tensor(array: np.ndarray) -> Tensor:
     """Return an array as a tensor; 16 bits as int16, whose indexing every device knows (`TensorStore.image` reads)."""
-    return torch.from_numpy(np.array(array)).view(torch.int16) if array.dtype == np.uint16 else torch.from_numpy(
-        np.array(array)
+    return (
+        torch.from_numpy(np.array(array)).view(torch.int16)
+        if array.dtype == np.uint16
+        else torch.from_numpy(np.array(array))
     )
 
 

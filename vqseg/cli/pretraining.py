@@ -20,8 +20,8 @@ def pretrain(data: Path, split: str | None, preset: str, overrides: list[str], d
     """
     from vqseg import config, experiment
 
-    own = [] if any(text.partition("=")[0].strip() in ("prior", "prior.name") for text in overrides) else ["prior.name=local"]
-    settings = config.load_config(preset, [*own, *overrides])
+    named = any(text.partition("=")[0].strip() in ("prior", "prior.name") for text in overrides)
+    settings = config.load_config(preset, [*([] if named else ["prior.name=local"]), *overrides])
     plan = experiment.plan(settings, root=data, split=split, store=store)
     if plan.prior_folder is None:
         raise InputError(f"prior {plan.parts['prior'].name!r}: only 'local' is trained here")

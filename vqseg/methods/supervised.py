@@ -1,6 +1,7 @@
 """Supervised training through the quantized space: labelled images alone, or all of them with their hidden labels.
 
-    L = lambda_l seg(y, D_s(q')) + L1(x, D_i(q)) + lambda_a L_align + lambda_q (codebook + .25 commitment) + lambda_h usage
+    L = lambda_l seg(y, D_s(q')) + L1(x, D_i(q)) + lambda_a L_align
+        + lambda_q (codebook + .25 commitment) + lambda_h usage
 
 With ``data.labels: all`` this is the fully supervised bound, and with a perturbation the setting of the paper's Fig. 1.
 Source: VQ-Seg, Fig. 1 (drawn, its recipe is not printed: the perturbation acts on q in every training pass here).

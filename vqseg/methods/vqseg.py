@@ -171,7 +171,8 @@ class VQSeg(nn.Module):
         pairs = zip(logits.chunk(len(unlabelled.strong)), unlabelled.strong, strict=True)
         label, weight = target
         losses = [
-            segmentation_loss(self.segmentation, each, view.mix.mix(label), view.mix.mix(weight)) for each, view in pairs
+            segmentation_loss(self.segmentation, each, view.mix.mix(label), view.mix.mix(weight))
+            for each, view in pairs
         ]
         return torch.stack(losses).mean()
 
