@@ -1,0 +1,70 @@
+"""The study `modules`: eight cells that differ in their modules and in nothing else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vqseg import experiment
+from vqseg.pretrain import ensure_prior
+from vqseg.study.cells import Request, plan_cell, prepare
+
+SMALL = ("prior.patch_px=4", "prior.dim=16", "prior.depth=1", "prior.heads=2", "prior.steps=6", "prior.batch=4")
+
+
+@pytest.fixture
+def planned(phantom_root, tiny, tmp_path):
+    request = Request(
+        study="modules", store=Path(tmp_path), root=phantom_root, preset="smoke", overrides=(*tiny, *SMALL), seeds="0"
+    )
+    _, record, _ = prepare(request)
+    return {cell["arm"]: plan_cell(record, tmp_path, cell) for cell in record["cells"]}
+
+
+def test_the_whole_grid_is_there_with_one_prior_for_its_half(planned):
+    modules = {
+        arm: (
+            plan.parts["perturbation"].name == "qpm",
+            plan.parts["method"].options["dual_branch"],
+            plan.parts["prior"].name == "local",
+        )
+        for arm, plan in planned.items()
+    }
+    assert len(planned) == len(set(modules.values())) == 8
+    assert modules["base"] == (False, False, False) and modules["QPM+DB+PFA"] == (True, True, True)
+    assert len({plan.identity for plan in planned.values()}) == 8
+    assert len({plan.prior_folder for plan in planned.values()}) == 2
+
+
+def test_what_cells_share_starts_equal_and_sees_the_same_batches(planned):
+    ensure_prior(planned["PFA"], torch.device("cpu"))
+    students, batches = {}, {}
+    for arm, plan in planned.items():
+        stores = experiment._stores(plan, torch.device("cpu"))
+        method = experiment.build_method(plan, torch.device("cpu"), stores)
+        students[arm] = dict(method.student.state_dict())
+        trainer = experiment._trainer(plan, plan.folder, method, stores, torch.device("cpu"), "fp32")
+        batches[arm] = trainer.batches.at(7)
+    base, everything = students["base"], students["QPM+DB+PFA"]
+    for state in students.values():
+        assert set(base) <= set(state) <= set(everything)
+        assert all(torch.equal(value, everything[name]) for name, value in state.items())
+    assert any(name.startswith("image_decoder") for name in set(students["DB"]) - set(base))
+    assert set(students["PFA"]) - set(base) == {"adapter.weight", "adapter.bias"}
+    first = batches["base"]
+    for batch in batches.values():
+        assert torch.equal(batch.labelled.image, first.labelled.image)
+        assert torch.equal(batch.unlabelled.strong[0].image, first.unlabelled.strong[0].image)
+
+
+def test_a_step_of_every_cell_has_the_terms_of_its_modules(planned):
+    ensure_prior(planned["PFA"], torch.device("cpu"))
+    for arm, plan in planned.items():
+        stores = experiment._stores(plan, torch.device("cpu"))
+        method = experiment.build_method(plan, torch.device("cpu"), stores)
+        trainer = experiment._trainer(plan, plan.folder, method, stores, torch.device("cpu"), "fp32")
+        method.student.train()
+        outcome = method.losses(trainer.batches.at(5), 5)
+        assert ("reconstruction" in outcome.losses) == ("DB" in arm)
+        assert ("align" in outcome.losses) == ("PFA" in arm)
+        assert (float(outcome.logs["perturbation/changed"]) > 0.3) == ("QPM" in arm)
