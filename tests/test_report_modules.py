@@ -16,7 +16,7 @@ from vqseg.errors import InputError
 from vqseg.files import read_yaml, write_yaml
 from vqseg.records import index
 from vqseg.records.run import RunFolder
-from vqseg.report import ablation, arms, cost, effects, factorial, modules, paper, report_of, statistics
+from vqseg.report import ablation, arms, cost, effects, factorial, facts, modules, paper, report_of, statistics
 from vqseg.report.make import make
 from vqseg.report.measures import MEASURES
 from vqseg.report.selection import Options, select
@@ -317,8 +317,16 @@ def test_without_a_tick_of_its_own_the_label_names_the_prior(tmp_path):
     for arm in made["arms"]:
         arm["overrides"]["prior"] = {"name": "dinov2", "weights": "some/where"}  # the preset's: every arm has it
     words = words_of(main_table(chosen(tmp_path, made)))
+    assert facts.fact(chosen(tmp_path, made), "base", "pretrained") == "prior dinov2"
     assert words["base (prior dinov2) (reference)"]["PFA"] == ""
     assert words["PFA (prior dinov2)"]["PFA"] == "✓"
+    write_yaml(
+        tmp_path / "runs" / identities(made, "DB")[0] / "config.yaml",
+        {"network": {"encoder": {"name": "vit", "weights": "some/where/dinov2-small/"}}},
+    )
+    assert facts.fact(chosen(tmp_path, made), "DB", "pretrained") == "dinov2-small, prior dinov2"
+    made["arms"][3]["overrides"]["prior"] = "/home/me/mine.py:Mine"
+    assert "PFA (prior mine.py:Mine)" in words_of(main_table(chosen(tmp_path, made)))
 
 
 def test_the_ablation_of_a_grid_is_its_report_and_others_get_the_generic_one(tmp_path):
@@ -562,23 +570,24 @@ def test_lesion_columns_stand_in_the_table_when_rows_have_them(tmp_path):
     made = study(tmp_path, fabricated.grid(70), noise=0.0, seeds=1)
     assert "Lesion sensitivity (%)" not in main_table(chosen(tmp_path, made)).headers
     empty = arms.columns_of(("lesions",), chosen(tmp_path, made).scores)
-    assert empty == ["lesion_sensitivity", "false_positives", "surface_dice", "volume_error_ml"]
+    assert empty[:3] == ["lesion_sensitivity", "false_positives", "surface_dice"]
     with_columns(
-        tmp_path, made, lesion_sensitivity=0.5, false_positives=1.5, surface_dice=0.75, volume_error_ml=2.0,
+        tmp_path, made, lesion_sensitivity=0.5, false_positives=1.5, surface_dice=0.75, volume_error_ml=-2.0,
         slice_consistency=0.9, slice_consistency_reference=0.8,
     )  # fmt: skip
     words = words_of(main_table(chosen(tmp_path, made)))["QPM"]
-    assert [words[key] for key in ("Lesion sensitivity (%)", "False positives (per scan)", "Surface Dice (%)")] == [
+    assert [words[key] for key in ("Lesion sensitivity (%)", "False positives (per case)", "Surface Dice (%)")] == [
         "50.00", "1.50", "75.00",
     ]  # fmt: skip
     assert "Volume error (ml)" not in words
     asked = main_table(chosen(tmp_path, made, columns=("lesions", "slice_consistency", "slice_consistency_reference")))
-    assert [cell.text for cell in asked.rows[0].cells[-6:]] == ["50.00", "1.50", "75.00", "2.00", "90.00", "80.00"]
+    assert [cell.text for cell in asked.rows[0].cells[-6:]] == ["50.00", "1.50", "75.00", "−2.00", "90.00", "80.00"]
     assert "too smooth" in asked.caption
     effect = main_table(chosen(tmp_path, made, metric="false_positives"))
-    assert "Δ False positives (per scan) [95 %]" in effect.headers
-    with pytest.raises(InputError, match="unknown metric 'slice_consistency_reference'"):
-        make("modules", store=tmp_path, options=Options(metric="slice_consistency_reference"))
+    assert "Δ False positives (per case) [95 %]" in effect.headers
+    for unranked in ("slice_consistency_reference", "volume_error_ml"):
+        with pytest.raises(InputError, match=f"unknown metric '{unranked}'"):
+            make("modules", store=tmp_path, options=Options(metric=unranked))
 
 
 def test_old_runs_without_the_newer_columns_stand_beside_new_ones(tmp_path):

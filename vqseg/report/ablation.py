@@ -180,7 +180,9 @@ def _definitions(keys: list[str]) -> str:
     if any(key.startswith("hd95") for key in keys):
         words.append("HD95 is medpy's, both directions pooled.")
     if set(keys) & set(LESIONS):
-        words.append("Lesion columns: classes that the data's manifest calls lesions.")
+        words.append("Lesion columns: only classes that the data's manifest calls lesions, with its tolerances.")
+    if any(key.startswith("volume_error") for key in keys):
+        words.append("Volume error: prediction minus reference, so errors of both signs cancel in its mean.")
     if set(keys) & set(SLICES):
         words.append("Slice consistency is held against the reference's own: more than that is too smooth.")
     if "empty" in keys:

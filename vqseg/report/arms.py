@@ -63,7 +63,8 @@ def columns_of(asked: tuple[str, ...] | None, scores: pd.DataFrame, default: tup
         keys = [SHORT.get(key, key) for key in (pick(word, known, "column") for word in asked)]
     classes = [f"class:{name}" for name in _classes(scores)]
     shown = [key for key in keys if key in DISTANCES] or ["hd95_voxel"]
-    groups = {"classes": classes, "nonempty": [f"nonempty:{key}" for key in shown], "lesions": list(LESIONS)}
+    lesions = [key for key in LESIONS if key in scores and scores[key].notna().any()] or list(LESIONS)
+    groups = {"classes": classes, "nonempty": [f"nonempty:{key}" for key in shown], "lesions": lesions}
     return [each for key in keys for each in groups.get(key, [key])]
 
 
@@ -116,14 +117,8 @@ def tabulate(
 ) -> Table:
     """Word the numbers of `compute`: one row per arm of the study, also of those that have no scores yet.
 
-    Args:
-        selection: the study's runs.
-        name: of the files.
-        title: above the table.
-        columns: keys, see `columns_of`.
-        caption: below the title.
-        ticks: columns before all others, header -> arm -> words.
-        rivals: whether rivals follow the arms.
+    ``columns`` are `columns_of`'s keys; ``ticks`` are columns before all others, header -> arm -> words; ``rivals``
+    says whether they follow the arms.
     """
     metric, leading = measure_name(selection.options.metric), ticks or {}
     scores = selection.tabled_scores if rivals else selection.scores
@@ -297,5 +292,6 @@ def _worded(line: Mapping[Hashable, Any] | None, key: str, decimals: int) -> Cel
     if key in ("empty", "ms", "memory"):
         return Cell(f"{value:.0f}", tip=tip)
     spread = f" ± {sd:.{decimals}f}" if not np.isnan(sd) and key not in ("parameters", "hours") else ""
-    text = signed(value, decimals) if key == "gap" else f"{value:.{decimals}f}"
+    has_sign = key == "gap" or key.startswith("volume_error")
+    text = signed(value, decimals) if has_sign else f"{value:.{decimals}f}"
     return Cell(text + spread, line["mark"], tip)

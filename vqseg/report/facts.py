@@ -18,6 +18,9 @@ UNKNOWN = "?"
 FROM_SCRATCH = ("unet",)
 """Encoders without weights of anybody's."""
 
+TRAINED_HERE = "local"
+"""The prior that saw nothing but the data set's own training images."""
+
 
 def prior_of(selection: Selection, arm: str) -> str:
     """Return the name of the prior that an arm of the study is aligned with, empty if none."""
@@ -25,7 +28,8 @@ def prior_of(selection: Selection, arm: str) -> str:
     base = (selection.study.get("base_config") or {}).get("prior")
     value = overrides.get("prior", overrides.get("prior.name", base))
     name = value.get("name") if isinstance(value, dict) else value
-    return "" if name in (None, "none") else str(name)
+    # A part of the user's own is named by its file, of which the folder tells nothing here.
+    return "" if name in (None, "none") else str(name).rpartition("/")[2]
 
 
 def label_of(selection: Selection, arm: str, *, ticks: str = "") -> str:
@@ -77,11 +81,22 @@ def _pretrained(selection: Selection, run: dict[Any, Any]) -> str:
     said = _value(run, "pretrained")
     if said != UNKNOWN or run.get("kind") == "foreign":
         return {"True": "yes", "False": "no"}.get(said, said)
+    prior = prior_of(selection, str(run["arm"]))
+    theirs = [f"prior {prior}"] if prior not in ("", TRAINED_HERE) else []
+    encoder = _encoder(selection, str(run["identity"]))
+    return ", ".join([encoder, *theirs] if encoder != "no" or not theirs else theirs)
+
+
+def _encoder(selection: Selection, identity: str) -> str:
+    """Return the weights that a run's encoder started from, ``no`` if none, `?` where its config does not say."""
     try:
-        encoder = RunFolder(selection.store, str(run["identity"])).config()["network"]["encoder"]
+        encoder = RunFolder(selection.store, identity).config()["network"]["encoder"]
     except (InputError, KeyError, TypeError):
         return UNKNOWN
-    return "no" if (encoder["name"] if isinstance(encoder, dict) else encoder) in FROM_SCRATCH else UNKNOWN
+    encoder = encoder if isinstance(encoder, dict) else {"name": encoder}
+    if encoder.get("weights"):
+        return str(encoder["weights"]).rstrip("/").rpartition("/")[2]
+    return "no" if encoder.get("name") in FROM_SCRATCH else UNKNOWN
 
 
 def _value(run: dict[Any, Any], key: str) -> str:

@@ -43,11 +43,12 @@ DISTANCES = {
 
 LESIONS = {
     "lesion_sensitivity": Measure("Lesion sensitivity", "%", 100.0, True),
-    "false_positives": Measure("False positives", "per scan", 1.0, False),
+    "false_positives": Measure("False positives", "per case", 1.0, False),
     "surface_dice": Measure("Surface Dice", "%", 100.0, True),
-    "volume_error_ml": Measure("Volume error", "ml", 1.0, False),
+    "volume_error_ml": Measure("Volume error", "ml", 1.0, None),
+    "volume_error_voxel": Measure("Volume error", "voxel", 1.0, None),
 }
-"""In rows of classes that the manifest calls lesions."""
+"""In rows of classes that the manifest calls lesions; volume errors have a sign, so that neither end is better."""
 
 SLICES = {
     "slice_consistency": Measure("Slice consistency", "%", 100.0, True),
