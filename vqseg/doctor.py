@@ -17,6 +17,7 @@ from typing import Literal
 
 from vqseg.errors import InputError
 from vqseg.records import mirror, sync
+from vqseg.weights import home as fetched
 
 Level = Literal["ok", "note", "warning", "error"]
 GIB = 1024**3
@@ -126,12 +127,12 @@ def weights() -> list[Finding]:
         if _holds_model(path):
             name = path.parent.parent.name.removeprefix("models--").replace("--", "/")
             found.append(Finding("weights", name, f"revision {path.name[:12]}"))
-    own = os.environ.get("VQSEG_WEIGHTS")
-    if own and not Path(own).is_dir():
+    own = fetched()
+    if os.environ.get("VQSEG_WEIGHTS") and not own.is_dir():
         advice = "make the folder, or unset VQSEG_WEIGHTS"
         found.append(Finding("weights", "VQSEG_WEIGHTS", f"{own}: no such folder", "warning", advice))
-    elif own:
-        models = [path for path in (Path(own), *sorted(Path(own).iterdir())) if _holds_model(path)]
+    elif own.is_dir():
+        models = [path for path in (own, *sorted(own.iterdir())) if _holds_model(path)]
         found += [Finding("weights", path.name, str(path)) for path in models]
     if len(found) == 1:
         found.append(Finding("weights", "models", "none found; presets 'unet', 'cpu' and 'smoke' need none", "note"))

@@ -181,14 +181,20 @@ def evaluate(
     library: str = "own",
     device: str = "cpu",
     root: Path | None = None,
+    split: str | None = None,
 ) -> pd.DataFrame:
     """Score a finished run's kept weights on ``part`` and record the rows; ``protocols`` may be ``["all"]``.
 
     Raises:
-        InputError: the run is not finished, its data moved or changed, the network's code is not what trained it, or
-            the part cannot be scored.
+        InputError: the run is not finished, its data moved or changed, the network's code is not what trained it, it
+            was trained on another split than the one named, or the part cannot be scored.
     """
     status = folder.status()
+    if split is not None and split != status["split"]["name"]:
+        raise InputError(
+            f"run {folder.identity}: was trained on split {status['split']['name']!r}; it is scored on that one alone,"
+            f" for its training patients may stand in a test part of {split!r}"
+        )
     if folder.state() != "finished":
         raise InputError(f"run {folder.identity}: is {folder.state()}, not finished; finish it first")
     tree = folder.config()

@@ -24,6 +24,18 @@ Tracking = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+PartOrSplit = Annotated[
+    str | None, typer.Option("--split", help="Name of a split of the data; val, test or devtest mean --part.")
+]
+
+
+def part_and_split(part: str | None, split: str | None) -> tuple[str | None, str | None]:
+    """Return what ``--part`` and ``--split`` mean: a part's name after ``--split`` is a part."""
+    from vqseg.manifest import PARTS
+
+    return (part or split, None) if split in PARTS else (part, split)
+
+
 def command(store: Path = DEFAULT_STORE) -> tuple[str, str]:
     """Return how to call vqseg from this shell, and the option that leads to ``store``: what a hint should print."""
     called = Path(sys.argv[0])

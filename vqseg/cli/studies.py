@@ -114,9 +114,18 @@ def complete_mirror(store: Path, tracking: str | None) -> None:
 
 
 def evaluate(
-    store: Path, name: str, part: str, protocols: list[str] | None, again: bool, device: str, tracking: str | None
+    store: Path,
+    name: str,
+    part: str | None,
+    protocols: list[str] | None,
+    again: bool,
+    device: str,
+    tracking: str | None,
+    split: str | None = None,
 ) -> None:
-    """Score every finished cell of a study on ``part``."""
+    """Score every finished cell of a study (of the one on ``split``, where there are several) on ``part``."""
+    if part is None:
+        raise InputError("--part: is missing; name the part to score: test, devtest or val")
     from rich.progress import track
 
     from vqseg import experiment
@@ -124,7 +133,7 @@ def evaluate(
     from vqseg.records.index import find_study
     from vqseg.records.run import RunFolder
 
-    record = find_study(store, name)
+    record = find_study(store, name, split=split)
     if protocols == ["all"]:
         protocols = _applicable(record, part)
     folders = [RunFolder(store, cell["identity"]) for cell in record["cells"]]

@@ -10,6 +10,7 @@ from vqseg.cli.options import (
     Data,
     Device,
     Keep,
+    PartOrSplit,
     Preset,
     Sets,
     SplitName,
@@ -17,6 +18,7 @@ from vqseg.cli.options import (
     Store,
     Tracking,
     data_or_phantom,
+    part_and_split,
 )
 
 app = typer.Typer(help="Run, watch and score studies.", no_args_is_help=True)
@@ -118,8 +120,9 @@ def logs(
 @app.command()
 def evaluate(
     name: Name,
-    part: Annotated[str, typer.Option("--split", "--part", help="Part to score: test, devtest or val.")],
-    protocol: Annotated[str | None, typer.Option("--protocol", help="scan, ssl4mis, image or all.")] = None,
+    part: Annotated[str | None, typer.Option("--part", help="Part to score: test, devtest or val.")] = None,
+    split: PartOrSplit = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help="A protocol, several by comma, or all.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Also what was scored before (counted).")] = False,
     device: Device = "auto",
     store: Store = DEFAULT_STORE,
@@ -128,7 +131,9 @@ def evaluate(
     """Score all finished cells of a study on one part, once; the date and the repeats are kept."""
     from vqseg.cli import studies
 
-    studies.evaluate(store, name, part, protocol.split(",") if protocol else None, again, device, tracking)
+    part, split = part_and_split(part, split)
+    protocols = protocol.split(",") if protocol else None
+    studies.evaluate(store, name, part, protocols, again, device, tracking, split=split)
 
 
 def demo(

@@ -10,6 +10,7 @@ from vqseg.cli.options import (
     Data,
     Device,
     Keep,
+    PartOrSplit,
     Preset,
     Sets,
     SplitName,
@@ -17,6 +18,7 @@ from vqseg.cli.options import (
     Store,
     Tracking,
     data_or_phantom,
+    part_and_split,
 )
 
 
@@ -67,10 +69,15 @@ def train(
 
 def evaluate(
     run: Annotated[str, typer.Argument(help="Identity of a run (its beginning will do), or its folder.")],
-    part: Annotated[str, typer.Option("--split", "--part", help="Part to score: val, test or devtest.")] = "val",
+    part: Annotated[str | None, typer.Option("--part", help="Part to score: val (default), test or devtest.")] = None,
+    split: PartOrSplit = None,
     protocol: Annotated[
         str | None,
-        typer.Option("--protocol", help="scan, ssl4mis, image or all; default: those of the recipe's input size."),
+        typer.Option(
+            "--protocol",
+            help="scan, image, ssl4mis, unimatch (val and test scans together), vqseg-release, or all that apply; by"
+            " comma; default: those of the recipe's input size.",
+        ),
     ] = None,
     reference: Annotated[str, typer.Option("--reference", help="What measures distances: own, or medpy.")] = "own",
     data: Annotated[Path | None, typer.Option("--data", help="The data's folder, if it has moved.")] = None,
@@ -82,9 +89,12 @@ def evaluate(
     from vqseg.records.run import resolve
 
     folder = resolve(store, run)
-    protocols = protocol.split(",") if protocol else None
-    rows = experiment.evaluate(folder, part=part, protocols=protocols, library=reference, device=device, root=data)
-    _show(folder.path, part, rows)
+    part, split = part_and_split(part, split)
+    options = {"protocols": protocol.split(",") if protocol else None, "library": reference, "device": device}
+    rows = experiment.evaluate(folder, part=part or "val", split=split, root=data, **options)  # type: ignore[arg-type]
+    _show(folder.path, part or "val", rows)
+    for name, why in folder.status()["evaluations"][-1].get("not_applicable", {}).items():
+        typer.echo(f"not applicable: {name}: {why}")
 
 
 def _show(folder: Path, part: str, rows: object) -> None:
