@@ -200,7 +200,8 @@ def test_open_labels_go_with_supervised_training_only(phantom_root, tiny, tmp_pa
 )
 def test_sizes_that_do_not_fit_are_refused_before_training(phantom_root, tiny, tmp_path, override, message):
     with pytest.raises(InputError, match=message):
-        planned(phantom_root, tmp_path, tiny, override)
+        experiment.run(planned(phantom_root, tmp_path, tiny, override), name="x")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_value_that_a_part_refuses_names_the_part(phantom_root, tiny, tmp_path):
