@@ -169,16 +169,20 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     return parsed
 
 
-def with_steps(overrides: Iterable[str], steps: int | None) -> list[str]:
-    """Return the overrides with ``--steps`` among them.
+# Settings that have an option of their own.
+SHORT = {"--steps": "train.steps", "--context": "data.context"}
+
+
+def with_option(overrides: Iterable[str], option: str, value: int | None) -> list[str]:
+    """Return the overrides with what an option of `SHORT` says among them.
 
     Raises:
-        InputError: ``--set train.steps`` says something too.
+        InputError: ``--set`` says something of it too.
     """
-    given = list(overrides)
-    if steps and any(text.partition("=")[0].strip() == "train.steps" for text in given):
-        raise InputError("--steps and --set train.steps: both are given; leave one out")
-    return [*given, *([f"train.steps={steps}"] if steps else [])]
+    given, key = list(overrides), SHORT[option]
+    if value and any(text.partition("=")[0].strip() == key for text in given):
+        raise InputError(f"{option} and --set {key}: both are given; leave one out")
+    return [*given, *([f"{key}={value}"] if value else [])]
 
 
 def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -207,7 +207,7 @@ def evaluate(
     _require_same_network(planned, folder, status)
     target = pick_device(device)
     if planned.split.parts.get(part):
-        opened = parts_read(protocols, part)
+        opened = [name for name in parts_read(protocols, part) if planned.split.parts.get(name)]
         require_sound(place, planned.manifest, planned.split, parts=opened, read_masks_of=opened)
     with folder.lock():
         network = build_network(planned, target)

@@ -15,6 +15,9 @@ SplitName = Annotated[str | None, typer.Option("--split", help="Name of a split 
 Preset = Annotated[str | None, typer.Option("--preset", help="Preset name or YAML file; see 'vqseg config list'.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE, any number of times.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead of the preset's.")]
+Context = Annotated[
+    int | None, typer.Option("--context", help="So many neighbouring slices as channels (2.5-D): 1, 3 or 5.")
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")]
 Keep = Annotated[str, typer.Option("--keep", help="Weights to keep: last or best (the teacher's), all, or none.")]
 Tracking = Annotated[

@@ -134,13 +134,12 @@ def evaluate(
     from vqseg.records.run import RunFolder
 
     record = find_study(store, name, split=split)
-    if protocols == ["all"]:
-        protocols = _applicable(record, part)
+    wanted = _applicable(record, part) if protocols == ["all"] else protocols
     folders = [RunFolder(store, cell["identity"]) for cell in record["cells"]]
     finished = [folder for folder in folders if folder.exists() and folder.state() == "finished"]
     if not finished:
         raise InputError(f"study {record['name']}: no cell is finished; run it first")
-    todo = [folder for folder in finished if again or not _scored(folder, part, protocols, scoring_hash())]
+    todo = [folder for folder in finished if again or not _scored(folder, part, wanted, scoring_hash())]
     for folder in track(todo, description=f"scoring {part}"):
         experiment.evaluate(folder, part=part, protocols=protocols, device=device)
     skipped = len(finished) - len(todo)
@@ -167,7 +166,8 @@ def _applicable(record: dict[str, Any], part: str) -> list[str]:
 
 def _scored(folder: Any, part: str, protocols: list[str] | None, scoring: str) -> bool:
     for one in folder.status()["evaluations"]:
-        if one["part"] == part and one["scoring"] == scoring and set(protocols or []) <= set(one["protocols"]):
+        known = {*one["protocols"], *one.get("not_applicable", {})}
+        if one["part"] == part and one["scoring"] == scoring and set(protocols or []) <= known:
             return True
     return False
 

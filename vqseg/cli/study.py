@@ -7,6 +7,7 @@ import typer
 
 from vqseg.cli.options import (
     DEFAULT_STORE,
+    Context,
     Data,
     Device,
     Keep,
@@ -63,6 +64,7 @@ def run(
     add_seeds: Annotated[str | None, typer.Option("--add-seeds", help="Seeds beside those the study has.")] = None,
     set_: Sets = None,
     steps: Steps = None,
+    context: Context = None,
     supervised: Annotated[bool, typer.Option("--supervised", help="The fully supervised form of the study.")] = False,
     device: Device = "auto",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, each a process.")] = 1,
@@ -76,6 +78,7 @@ def run(
 ) -> None:
     """Run a study; started again, it does what is left. Validation only: 'study evaluate' scores a test part."""
     from vqseg.cli import studies
+    from vqseg.config import with_option
     from vqseg.study.cells import Request
     from vqseg.study.runner import Settings
 
@@ -83,7 +86,7 @@ def run(
     root = data_or_phantom(data, store)
     request = Request(
         study, store, root, split, preset or (None if data else "smoke"), tuple(studies.listed(arms)), seeds, add_seeds,
-        tuple(set_ or ()), steps, supervised, name,
+        tuple(with_option(set_ or (), "--context", context)), steps, supervised, name,
     )  # fmt: skip
     mirror = not os.environ.get("VQSEG_NO_MIRROR")
     settings = Settings(workers, device, keep, storage, tracking, studies.retrying(retry), mirror)
@@ -122,7 +125,9 @@ def evaluate(
     name: Name,
     part: Annotated[str | None, typer.Option("--part", help="Part to score: test, devtest or val.")] = None,
     split: PartOrSplit = None,
-    protocol: Annotated[str | None, typer.Option("--protocol", help="A protocol, several by comma, or all.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="As of 'vqseg evaluate'; several by comma, or all that apply.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Also what was scored before (counted).")] = False,
     device: Device = "auto",
     store: Store = DEFAULT_STORE,

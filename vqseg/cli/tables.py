@@ -1,5 +1,6 @@
 """What commands print: small tables."""
 
+import math
 from typing import Any
 
 from rich.console import Console
@@ -14,12 +15,14 @@ def print_scores(rows: Any, part: str) -> None:
     from vqseg.evaluate import aggregate
 
     table = Table(title=f"part {part}: mean over cases and foreground classes")
-    for column in ("checkpoint", "network", "protocol", "Dice", "Jaccard", "HD95 (voxel)", "ASD (voxel)", "empties"):
-        table.add_column(column, justify="left" if column in ("checkpoint", "network", "protocol") else "right")
-    for row in aggregate(rows[rows["part"] == part]).itertuples():
-        overlap = (f"{row.dice:.4f}", f"{row.jaccard:.4f}")
-        distance = (f"{row.hd95_voxel:.2f}", f"{row.asd_voxel:.2f}")
-        table.add_row(str(row.checkpoint), str(row.network), str(row.protocol), *overlap, *distance, str(row.empties))
+    numbers = ("Dice", "Jaccard", "HD95 (voxel)", "ASD (voxel)", "cases", "empties")
+    for column in ("checkpoint", "network", "protocol", *numbers):
+        table.add_column(column, justify="right" if column in numbers else "left")
+    for row in aggregate(rows[rows["part"] == part]).to_dict("records"):
+        overlap = (f"{row[name]:.4f}" for name in ("dice", "jaccard"))
+        distance = ("-" if math.isnan(row[name]) else f"{row[name]:.2f}" for name in ("hd95_voxel", "asd_voxel"))
+        named = (str(row[name]) for name in ("checkpoint", "network", "protocol"))
+        table.add_row(*named, *overlap, *distance, str(row["cases"]), str(row["empties"]))
     Console().print(table)
 
 

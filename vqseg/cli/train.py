@@ -7,6 +7,7 @@ import typer
 
 from vqseg.cli.options import (
     DEFAULT_STORE,
+    Context,
     Data,
     Device,
     Keep,
@@ -29,6 +30,7 @@ def train(
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream; default 0.")] = None,
     set_: Sets = None,
     steps: Steps = None,
+    context: Context = None,
     device: Device = "auto",
     keep: Keep = "all",
     name: Annotated[str | None, typer.Option("--name", help="What to call the run.")] = None,
@@ -46,7 +48,8 @@ def train(
     if mirror:
         require_address(store, tracking)
     extra = [f"seed={seed}"] if seed is not None else []
-    overrides = config.with_steps([*(set_ or []), *extra], steps)
+    overrides = config.with_option([*(set_ or []), *extra], "--steps", steps)
+    overrides = config.with_option(overrides, "--context", context)
     settings = config.load_config(preset or ("cpu" if data else "smoke"), overrides)
     plan = experiment.plan(settings, root=data_or_phantom(data, store), split=split, store=store)
     experiment.check_parts(plan)
@@ -75,8 +78,8 @@ def evaluate(
         str | None,
         typer.Option(
             "--protocol",
-            help="scan, image, ssl4mis, unimatch (val and test scans together), vqseg-release, or all that apply; by"
-            " comma; default: those of the recipe's input size.",
+            help="scan, image, ssl4mis, unimatch (val and test scans together: no clean test number), vqseg-release, or"
+            " all that apply; by comma; default: those that show the network what it was trained on.",
         ),
     ] = None,
     reference: Annotated[str, typer.Option("--reference", help="What measures distances: own, or medpy.")] = "own",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 from matplotlib.figure import Figure
 
+from vqseg.protocols import PROTOCOLS
 from vqseg.report.selection import Selection
 from vqseg.report.table import Table
 
@@ -48,7 +49,7 @@ def conditions(selection: Selection) -> str:
         f"split {study['split']['name']}{_labelled(used)}",
         f"part {selection.part}: {scores['patient'].nunique()} patients, {scores['case'].nunique()} cases",
         f"seeds {_listed(used['seed'])}",
-        f"protocol {selection.protocol}",
+        f"protocol {selection.protocol}{_pooled(selection.protocol)}",
         f"{_listed(used.get('steps', pd.Series(dtype=float)), ',')} steps",
         f"preset {study.get('preset', '?')}",
         "fully supervised" if study.get("supervised") else "semi-supervised",
@@ -57,6 +58,12 @@ def conditions(selection: Selection) -> str:
     if selection.differences:
         words += f" MIXED RUNS, asked for with --allow-mixed: {'; '.join(selection.differences)}."
     return words[0].upper() + words[1:]
+
+
+def _pooled(protocol: str) -> str:
+    """Say of a protocol that scores validation scans too that its numbers are no test numbers."""
+    rule = PROTOCOLS.get(protocol)
+    return " (validation scans, on which checkpoints were chosen, are among the cases)" if rule and rule.pool else ""
 
 
 def scored_when(selection: Selection) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqseg.config import Choice, Config, from_tree, load_config, parse_overrides, with_overrides, with_steps
+from vqseg.config import Choice, Config, from_tree, load_config, parse_overrides, with_option, with_overrides
 from vqseg.errors import InputError, require_name
 from vqseg.experiment import Plan, check_parts, plan, require_data
 from vqseg.files import digest, read_json, write_json
@@ -115,7 +115,7 @@ def _base_config(request: Request, stem: str, definition: Definition) -> tuple[s
     """Return the preset's name and the settings that all cells share."""
     if request.supervised and definition.supervised is None:
         raise InputError(f"study {stem!r} has no supervised form; run it without --supervised")
-    config = load_config(request.preset or definition.preset, with_steps(request.overrides, request.steps))
+    config = load_config(request.preset or definition.preset, with_option(request.overrides, "--steps", request.steps))
     tree = config.plain()
     form = definition.supervised or {} if request.supervised else {}
     return config.preset, with_overrides(tree, {key: _carried(tree, key, value) for key, value in form.items()})
