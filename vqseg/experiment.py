@@ -29,6 +29,7 @@ from vqseg.plan import (
 from vqseg.pretrain import ensure_prior
 from vqseg.protocols import parts_read
 from vqseg.provenance import BITWISE, describe, pick_device, pick_precision
+from vqseg.records.index import FOREIGN
 from vqseg.records.run import MetricsFile, RunFolder, now
 from vqseg.scoring import score_part, write_weights
 from vqseg.store import TensorStore, open_store
@@ -195,6 +196,8 @@ def evaluate(
             f"run {folder.identity}: was trained on split {status['split']['name']!r}; it is scored on that one alone,"
             f" for its training patients may stand in a test part of {split!r}"
         )
+    if status.get("kind") == FOREIGN:
+        raise InputError(f"run {folder.identity}: was scored from its predictions; 'vqseg score' scores label maps")
     if folder.state() != "finished":
         raise InputError(f"run {folder.identity}: is {folder.state()}, not finished; finish it first")
     tree = folder.config()
@@ -204,7 +207,7 @@ def evaluate(
     for what, found in (("data", planned.manifest.digest), ("split", planned.split.digest)):
         if found != status[what]["digest"]:
             raise InputError(f"{place}: {what} {found}, but the run was trained on {status[what]['digest']}")
-    _require_same_network(planned, folder, status)
+    require_same_network(planned, folder, status)
     target = pick_device(device)
     if planned.split.parts.get(part):
         opened = [name for name in parts_read(protocols, part) if planned.split.parts.get(name)]
@@ -214,7 +217,7 @@ def evaluate(
         return score_part(planned, folder, part, target, reuse=network, protocols=protocols, library=library)
 
 
-def _require_same_network(plan: Plan, folder: RunFolder, status: dict[str, Any]) -> None:
+def require_same_network(plan: Plan, folder: RunFolder, status: dict[str, Any]) -> None:
     """Refuse weights that other code would turn into other label maps."""
     parts = (part for key, part in plan.parts.items() if key.startswith("network."))
     modules = {*INFERENCE, *(module for part in parts for module in modules_of(part))}

@@ -97,7 +97,7 @@ def write_overlays(
         row = len(scan.slices) // 2
         reference = read_mask(root, scan)[row] if scan.mask is not None else None
         figure = draw_overlay(
-            read_image(root, scan)[row],
+            _shown(read_image(root, scan)[row]),
             label_maps[scan.scan][row],
             reference,
             classes=classes,
@@ -108,6 +108,12 @@ def write_overlays(
         with replacing(paths[-1]) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})
     return paths
+
+
+def _shown(image: np.ndarray) -> np.ndarray:
+    """Return a slice (H, W[, C]) of 8 or 16 bits as 8 bits, grey or RGB; of other numbers of channels the first."""
+    eight = image if image.dtype == np.uint8 else (image // 257).astype(np.uint8)
+    return eight if eight.ndim == 2 or eight.shape[-1] == 3 else eight[..., 0]
 
 
 def fixed_cases(scans: Sequence[Scan]) -> list[Scan]:

@@ -81,12 +81,18 @@ def _rows(store: Path) -> list[dict[str, Any]]:
         try:
             status = run.status()
             dice = ((status.get("validation") or {}).get("last") or {}).get("teacher")
-            row |= {"name": status.get("name"), "state": run.state(), "steps": f"{status['step']}/{status['steps']}"}
+            row |= {"name": status.get("name"), "state": run.state(), "steps": _steps(status)}
             row |= {"val_dice": dice, "data": status["data"]["name"]}
         except (InputError, KeyError, TypeError):
             row |= {"name": None, "state": "damaged", "steps": None, "val_dice": None, "data": None}
         rows.append({**row, "studies": sorted({member.study for member in members.get(run.identity, [])})})
     return rows
+
+
+def _steps(status: dict[str, Any]) -> str:
+    """Return how far a run is; of one that was scored from its predictions, what its user told."""
+    step, steps = status.get("step"), status["steps"]
+    return f"{step}/{steps}" if step is not None else "?" if steps is None else str(steps)
 
 
 def _details(run: "RunFolder") -> dict[str, Any]:

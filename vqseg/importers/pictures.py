@@ -46,8 +46,9 @@ def opened(path: Path) -> Any:
 
     try:
         return Image.open(path)
-    except (OSError, SyntaxError, ValueError):
-        raise InputError(f"{path}: not readable as an image (damaged or another format); restore the file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        what = "not readable as an image (damaged, too large or another format)"
+        raise InputError(f"{path}: {what}; restore the file") from None
 
 
 def pixels(path: Path, mode: str, max_side: int | None = None) -> np.ndarray:

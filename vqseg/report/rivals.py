@@ -51,11 +51,15 @@ def find(
     known = index.frame(store, index.foreign(store, str(study["data"]["digest"])))
     if known.empty:
         return Rivals()
-    known, notes = _newest(known[known["state"] == "finished"])
+    known = known[known["state"] == "finished"]
     rows = index.rows(store, list(known["identity"]))
     if rows.empty:
-        return Rivals(notes=notes)
+        return Rivals()
     rows = rows[(rows["class_index"] > 0) & (rows["part"] == part) & (rows["protocol"] == protocol)]
+    # A method that was scored on several parts is several runs: those of other parts count only if it has none here.
+    scored = known["identity"].isin(rows["identity"])
+    here, notes = _newest(known[scored])
+    known = pd.concat([here, known[~scored & ~known["name"].isin(here["name"])]], ignore_index=True)
     ours = set(scores["scoring"])
     kept = []
     for run in known.to_dict("records"):
@@ -71,11 +75,11 @@ def find(
 
 
 def _newest(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Keep the newest run of every method and seed: the same predictions scored twice are no second seed."""
+    """Keep the newest run of every method, seed and split: the same predictions scored twice are no second seed."""
     column = runs["created"] if "created" in runs else pd.Series("", index=runs.index)
     ordered = runs.assign(created=column.fillna("")).sort_values("created", ascending=False, kind="stable")
     ordered = ordered.assign(said=[_seed(seed) for seed in ordered["seed"]])
-    again = ordered.duplicated(["name", "said"])
+    again = ordered.duplicated(["name", "said", "split.digest"])
     notes = [
         f"{name}, seed {seed}: scored {len(own) + 1} times, the newest stands here"
         + ("; give every run its --seed if they are several." if seed == "?" else ".")
