@@ -183,6 +183,7 @@ def evaluate(
     device: str = "cpu",
     root: Path | None = None,
     split: str | None = None,
+    allow_code: bool = False,
 ) -> pd.DataFrame:
     """Score a finished run's kept weights on ``part`` and record the rows; ``protocols`` may be ``["all"]``.
 
@@ -201,7 +202,7 @@ def evaluate(
     if folder.state() != "finished":
         raise InputError(f"run {folder.identity}: is {folder.state()}, not finished; finish it first")
     tree = folder.config()
-    config = from_tree(tree, str(folder.path / "config.yaml"))
+    config = from_tree(tree, str(folder.path / "config.yaml"), allow_code=allow_code)
     place = root or Path(status["data"]["root"])
     planned = plan(config, root=place, split=status["split"]["name"], store=folder.store)
     for what, found in (("data", planned.manifest.digest), ("split", planned.split.digest)):

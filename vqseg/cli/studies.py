@@ -24,7 +24,7 @@ def retrying(value: str | None) -> bool:
     return value == "failed"
 
 
-def known(study: str, preset: str | None) -> None:
+def known(study: str, preset: str | None, allow_code: bool = False) -> None:
     """Refuse an unknown study or preset before data are made.
 
     Raises:
@@ -33,8 +33,8 @@ def known(study: str, preset: str | None) -> None:
     from vqseg.config import load_config
     from vqseg.study.definition import read_definition
 
-    definition = read_definition(study)[1]
-    load_config(preset or definition.preset)
+    definition = read_definition(study, allow_code=allow_code)[1]
+    load_config(preset or definition.preset, allow_code=allow_code)
 
 
 def check(store: Path, settings: Settings) -> None:
@@ -122,10 +122,12 @@ def evaluate(
     device: str,
     tracking: str | None,
     split: str | None = None,
+    allow_code: bool = False,
 ) -> None:
     """Score every finished cell of a study (of the one on ``split``, where there are several) on ``part``."""
     if part is None:
-        raise InputError("--part: is missing; name the part to score: test, devtest or val")
+        taken = f" ({split!r} was taken for a split)" if split else ""
+        raise InputError(f"--part: is missing{taken}; name the part to score: test, devtest or val")
     from rich.progress import track
 
     from vqseg import experiment
@@ -141,7 +143,7 @@ def evaluate(
         raise InputError(f"study {record['name']}: no cell is finished; run it first")
     todo = [folder for folder in finished if again or not _scored(folder, part, wanted, scoring_hash())]
     for folder in track(todo, description=f"scoring {part}"):
-        experiment.evaluate(folder, part=part, protocols=protocols, device=device)
+        experiment.evaluate(folder, part=part, protocols=protocols, device=device, allow_code=allow_code)
     skipped = len(finished) - len(todo)
     typer.echo(
         f"{record['name']}: {len(todo)} cells scored on {part}" + (f", {skipped} had been before" if skipped else "")

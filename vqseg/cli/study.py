@@ -7,6 +7,7 @@ import typer
 
 from vqseg.cli.options import (
     DEFAULT_STORE,
+    AllowCode,
     Context,
     Data,
     Device,
@@ -44,7 +45,7 @@ def show(name: Annotated[str, typer.Argument(help="A built-in study, or a path t
     """Show a study's question, arms, seeds and reference."""
     from vqseg.study.definition import read_definition
 
-    stem, definition = read_definition(name)
+    stem, definition = read_definition(name, allow_code=True)  # nothing is run here
     typer.echo(f"{stem}: {' '.join(definition.question.split())}")
     typer.echo(f"preset {definition.preset}, seeds {definition.seeds}, reference {definition.reference!r}")
     for arm in definition.expand():
@@ -63,6 +64,7 @@ def run(
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, such as 0-2 or 0,3,5.")] = None,
     add_seeds: Annotated[str | None, typer.Option("--add-seeds", help="Seeds beside those the study has.")] = None,
     set_: Sets = None,
+    allow_code: AllowCode = False,
     steps: Steps = None,
     context: Context = None,
     supervised: Annotated[bool, typer.Option("--supervised", help="The fully supervised form of the study.")] = False,
@@ -82,11 +84,11 @@ def run(
     from vqseg.study.cells import Request
     from vqseg.study.runner import Settings
 
-    studies.known(study, preset)
+    studies.known(study, preset, allow_code)
     root = data_or_phantom(data, store)
     request = Request(
         study, store, root, split, preset or (None if data else "smoke"), tuple(studies.listed(arms)), seeds, add_seeds,
-        tuple(with_option(set_ or (), "--context", context)), steps, supervised, name,
+        tuple(with_option(set_ or (), "--context", context)), steps, supervised, name, allow_code,
     )  # fmt: skip
     mirror = not os.environ.get("VQSEG_NO_MIRROR")
     settings = Settings(workers, device, keep, storage, tracking, studies.retrying(retry), mirror)
@@ -128,6 +130,7 @@ def evaluate(
     protocol: Annotated[
         str | None, typer.Option("--protocol", help="As of 'vqseg evaluate'; several by comma, or all that apply.")
     ] = None,
+    allow_code: AllowCode = False,
     again: Annotated[bool, typer.Option("--again", help="Also what was scored before (counted).")] = False,
     device: Device = "auto",
     store: Store = DEFAULT_STORE,
@@ -138,7 +141,7 @@ def evaluate(
 
     part, split = part_and_split(part, split)
     protocols = protocol.split(",") if protocol else None
-    studies.evaluate(store, name, part, protocols, again, device, tracking, split=split)
+    studies.evaluate(store, name, part, protocols, again, device, tracking, split=split, allow_code=allow_code)
 
 
 def demo(

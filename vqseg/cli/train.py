@@ -7,6 +7,7 @@ import typer
 
 from vqseg.cli.options import (
     DEFAULT_STORE,
+    AllowCode,
     Context,
     Data,
     Device,
@@ -29,6 +30,7 @@ def train(
     preset: Preset = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream; default 0.")] = None,
     set_: Sets = None,
+    allow_code: AllowCode = False,
     steps: Steps = None,
     context: Context = None,
     device: Device = "auto",
@@ -50,11 +52,11 @@ def train(
     extra = [f"seed={seed}"] if seed is not None else []
     overrides = config.with_option([*(set_ or []), *extra], "--steps", steps)
     overrides = config.with_option(overrides, "--context", context)
-    settings = config.load_config(preset or ("cpu" if data else "smoke"), overrides)
+    settings = config.load_config(preset or ("cpu" if data else "smoke"), overrides, allow_code=allow_code)
     plan = experiment.plan(settings, root=data_or_phantom(data, store), split=split, store=store)
     experiment.check_parts(plan)
     prepare(plan, device)
-    label = name or f"{plan.parts['method'].name} {plan.parts['perturbation'].name}, seed {settings.seed}"
+    label = name or f"{plan.parts['method'].label} {plan.parts['perturbation'].label}, seed {settings.seed}"
     with run_bar(label, plan.steps) as advance, stopping() as stop:
         try:
             folder = experiment.run(
@@ -84,6 +86,7 @@ def evaluate(
     ] = None,
     reference: Annotated[str, typer.Option("--reference", help="What measures distances: own, or medpy.")] = "own",
     data: Annotated[Path | None, typer.Option("--data", help="The data's folder, if it has moved.")] = None,
+    allow_code: AllowCode = False,
     device: Device = "auto",
     store: Store = DEFAULT_STORE,
 ) -> None:
@@ -93,7 +96,8 @@ def evaluate(
 
     folder = resolve(store, run)
     part, split = part_and_split(part, split)
-    options = {"protocols": protocol.split(",") if protocol else None, "library": reference, "device": device}
+    protocols = protocol.split(",") if protocol else None
+    options = {"protocols": protocols, "library": reference, "device": device, "allow_code": allow_code}
     rows = experiment.evaluate(folder, part=part or "val", split=split, root=data, **options)  # type: ignore[arg-type]
     _show(folder.path, part or "val", rows)
     for name, why in folder.status()["evaluations"][-1].get("not_applicable", {}).items():
