@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
 
+from vqseg import cli
 from vqseg.importers import phantom
 
 TINY = (
@@ -43,3 +45,20 @@ def phantom_root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny():
     return TINY
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Calls a command of vqseg as a shell would: words in, (exit code, standard output, standard error) out."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["vqseg", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        out = capsys.readouterr()
+        return code or 0, out.out, out.err
+
+    return call

@@ -20,7 +20,7 @@ ALLOWED = {
     "foundation": LEAVES | {"weights"},
     "weights": LEAVES,
     "alignment": LEAVES | {"store"},
-    "config": LEAVES | {"presets"},
+    "config": LEAVES | {"presets", "parts"},
     "presets": LEAVES,
     "train": LEAVES | {"streams", "codebook", "config", "optimizer", "step"},
     "report": LEAVES | {"records", "report", "metrics", "evaluate", "manifest", "protocols"},

@@ -7,7 +7,7 @@ import sys
 import pandas as pd
 import pytest
 
-from vqseg import cli, experiment
+from vqseg import experiment
 from vqseg.cli.forecast import forecast
 from vqseg.config import load_config
 from vqseg.errors import InputError
@@ -49,18 +49,8 @@ def desk(tmp_path, monkeypatch, tiny):
 
 
 @pytest.fixture
-def vqseg(desk, monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["vqseg", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        out = capsys.readouterr()
-        return code or 0, out.out, out.err
-
-    return call
+def vqseg(desk, command):
+    return command
 
 
 def request(desk, root, **changes):
@@ -300,8 +290,12 @@ def test_evaluate_scores_a_part_once_and_counts_repeats(vqseg, desk, phantom_roo
     assert code == 2 and "no cell is finished" in err
     cell = record["cells"][0]
     run = experiment.run(plan_cell(record, folder.store, cell), name=cell["name"])
-    code, _, err = vqseg("study", "evaluate", "mini", "--split", "nowhere", "--protocol", "all")
+    code, _, err = vqseg("study", "evaluate", "mini", "--part", "nowhere", "--protocol", "all")
     assert code == 2 and "part 'nowhere' is not in split" in err
+    code, _, err = vqseg("study", "evaluate", "mini", "--split", "nowhere")
+    assert code == 2 and "--part: is missing ('nowhere' was taken for a split)" in err
+    code, _, err = vqseg("study", "evaluate", "mini", "--split", "nowhere", "--part", "test")
+    assert code == 2 and "split 'nowhere'" in err
 
     def repeats():
         return [one["repeat"] for one in run.status()["evaluations"] if one["part"] == "test"]

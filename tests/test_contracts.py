@@ -20,12 +20,14 @@ from vqseg.contracts.promise import FIRST
 from vqseg.decoders import DECODERS
 from vqseg.encoders import ENCODERS
 from vqseg.errors import InputError
+from vqseg.files import write_json
 from vqseg.foreign_code import load
 from vqseg.methods import METHODS
 from vqseg.optimizer import OPTIMIZERS
 from vqseg.parts import Part, resolve
 from vqseg.perturbations import PERTURBATIONS
 from vqseg.priors import PRIORS
+from vqseg.priors.local import SETTINGS, LocalPrior, shape_config
 from vqseg.quantizers import QUANTIZERS
 from vqseg.replacement import bernoulli, check_rate
 
@@ -35,6 +37,7 @@ ROWS = {
 }  # fmt: skip
 # What is supplied otherwise: nothing at all, or a folder that a run makes first.
 APART = {("prior", "none"), ("prior", "local")}
+VIT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
 
 
 def failures(part, source=None):
@@ -61,8 +64,7 @@ def tiny_vit(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("vit")
     torch.manual_seed(0)
-    shape = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
-    transformers.ViTModel(transformers.ViTConfig(**shape, image_size=16, patch_size=8)).save_pretrained(folder)
+    transformers.ViTModel(transformers.ViTConfig(**VIT, image_size=16, patch_size=8)).save_pretrained(folder)
     return folder
 
 
@@ -72,6 +74,23 @@ def test_every_row_keeps_the_promises_of_its_family(family, name, tiny_vit):
     results = list(contracts.checked(resolve(family, Choice(name=name, **options))))
     assert [f"{found.check}: {found.failure}" for found in results if found.failure] == []
     assert [found.check for found in results] == list(contracts.CONTRACTS[family])
+
+
+def test_the_local_prior_keeps_the_promises_of_its_family(tmp_path):
+    """Its folder, which pre-training makes, is supplied by the run."""
+    import transformers
+
+    options = {"patch_px": 8, "dim": 16, "depth": 1, "heads": 2}
+
+    def local(channels):
+        folder, shape = tmp_path / str(channels), {"channels": channels, **options}
+        torch.manual_seed(0)
+        config = transformers.ViTConfig(**shape_config(shape, 16))
+        transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+        write_json(folder / SETTINGS, {"shape": shape, "mean": [0.5] * channels, "std": [0.5] * channels})
+        return LocalPrior(channels, folder, **options)
+
+    assert failures(Part("prior", "local", local, {})) == {}
 
 
 def test_the_contracts_are_those_of_the_tables():
@@ -571,7 +590,7 @@ def test_something_broken_is_taken_for_what_it_names(kinds):
     with pytest.raises(InputError, match="NoCodes is no quantizer: it has no 'forward'"):
         named(f"{kinds}:NoCodes", None, {})
     for name, what in (("Anything", "could be optimizer or importer"), ("nothing", "is built as no family is")):
-        with pytest.raises(InputError, match=f"kinds.py:{name} {what}; say which: --family"):
+        with pytest.raises(InputError, match=rf"kinds\.py:\d+: kinds\.py:{name} {what}; say which: --family"):
             named(f"{kinds}:{name}", None, {})
     with pytest.raises(InputError, match="unknown family 'quantiser'.*did you mean 'quantizer'"):
         named(f"{kinds}:quantizer", "quantiser", {})

@@ -209,8 +209,8 @@ def test_code_that_failed_to_load_is_tried_again(desk):
     ("text", "message"),
     [
         ("Half = 3\n", "Half is a int; expected a class that is built as a perturbation"),
-        (PART.replace("def apply", "def use"), "Half is no perturbation: it has no 'apply'"),
-        (PART.replace("*, rate", "rate"), r"built with \(\*, options\); put a '\*' before 'rate'"),
+        (PART.replace("def apply", "def use"), r"half\.py:6: Half is no perturbation: it has no 'apply'"),
+        (PART.replace("*, rate", "rate"), r"half\.py:6: Half: .* built with \(\*, options\); put a '\*' before 'rate'"),
         (PART.replace("self, *, rate: float = 0.5", "self, size, *, rate: float = 0.5"), "missing a required argument"),
         (PART.replace("many: int = 2", "many: int"), "option 'many' is required"),
         (

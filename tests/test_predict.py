@@ -1,7 +1,6 @@
 """New files through a trained network: read as its data were, label maps on their own grids, nothing done twice."""
 
 import shutil
-import sys
 from types import SimpleNamespace
 
 import nibabel
@@ -10,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vqseg import cli, experiment, inputs
+from vqseg import experiment, inputs
 from vqseg.config import load_config
 from vqseg.errors import InputError
 from vqseg.evaluate import label_path, load_label_map
@@ -77,18 +76,8 @@ def copied(run, tmp_path):
 
 
 @pytest.fixture
-def vqseg(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["vqseg", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        out = capsys.readouterr()
-        return code or 0, out.out, out.err
-
-    return call
+def vqseg(command):
+    return command
 
 
 def stamps(folder):

@@ -1,7 +1,6 @@
 """Label maps of other tools: found, checked, brought to the stored grid, and recorded as a run that tables show."""
 
 import shutil
-import sys
 from itertools import pairwise
 
 import nibabel
@@ -10,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from vqseg import cli, experiment, rivals
+from vqseg import experiment, rivals
 from vqseg.config import load_config
 from vqseg.errors import InputError
 from vqseg.evaluate import COLUMNS
@@ -119,23 +118,13 @@ def study(phantom_root, tiny, tmp_path_factory):
 
 
 @pytest.fixture
-def vqseg(study, tmp_path, monkeypatch, capsys):
+def vqseg(study, tmp_path, monkeypatch, command):
     """Call a command in a copy of the study's folder."""
     shutil.copytree(study.store.parent, tmp_path / "desk")
     monkeypatch.chdir(tmp_path / "desk")
     monkeypatch.setenv("COLUMNS", "200")
 
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["vqseg", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        out = capsys.readouterr()
-        return code or 0, out.out, out.err
-
-    return call
+    return command
 
 
 def content(store):

@@ -16,6 +16,7 @@ from yaml import YAMLError
 from vqseg import presets
 from vqseg.errors import InputError, nearest
 from vqseg.files import parse_yaml
+from vqseg.parts import admit_code
 from vqseg.ranges import Count, Positive, Range, Share, Steps, Weight
 
 WATCHING = {"identity": False}
@@ -144,15 +145,17 @@ class Config(_Section):
         return self.model_dump(mode="json")
 
 
-def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
+def load_config(preset: str, overrides: Iterable[str] = (), *, allow_code: bool = False) -> Config:
     """Read a preset (built-in name, or path to a YAML file) and apply ``a.b=value`` overrides.
 
     Raises:
         InputError: unknown preset, key or value; the nearest names are given.
     """
     path, tree, *_ = presets.read(preset)
+    tree = admit_code(tree, str(path), allowed=allow_code)
     changes = parse_overrides(overrides)
-    return from_tree(with_overrides(tree, changes), f"{path} with --set {', '.join(changes)}" if changes else str(path))
+    origin = f"{path} with --set {', '.join(changes)}" if changes else str(path)
+    return from_tree(with_overrides(tree, changes), origin, allow_code=True)
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
@@ -205,14 +208,14 @@ def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
     return result
 
 
-def from_tree(tree: Mapping[str, Any], origin: str) -> Config:
+def from_tree(tree: Mapping[str, Any], origin: str, *, allow_code: bool = False) -> Config:
     """Validate a tree.
 
     Raises:
         InputError: names the key, what was found and, for an unknown key, the nearest known one.
     """
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(admit_code(tree, origin, allowed=allow_code))
     except ValidationError as error:
         first = error.errors()[0]
         keys = [str(part) for part in first["loc"]]

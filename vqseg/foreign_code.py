@@ -27,13 +27,19 @@ FORM = "FILE.py:NAME or PACKAGE.MODULE:NAME"
 
 
 class Code(NamedTuple):
-    """Loaded code: the thing itself, its name as given (files absolute), ``file.py:NAME``, its file and its hash."""
+    """Loaded code: the thing itself, its name as given (files absolute), ``file.py:NAME``, its file, line and hash."""
 
     value: Any
     name: str
     label: str
     path: Path
+    line: int
     hash: str
+
+    @property
+    def place(self) -> str:
+        """``path/to/file.py:LINE``, as far as the line is known."""
+        return f"{self.path}:{self.line}" if self.line else str(self.path)
 
 
 def is_code(name: str) -> bool:
@@ -66,7 +72,8 @@ def load(name: str) -> Code:
     if not hasattr(module, attribute):
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         raise InputError(f"{path}: defines no {attribute!r}{nearest(attribute, own)}; it defines {_listed(own)}")
-    return Code(getattr(module, attribute), name, label, path, _hash(texts))
+    line = _line(_parsed(path, texts[path]), attribute)
+    return Code(getattr(module, attribute), name, label, path, line, _hash(texts))
 
 
 def place_of(error: BaseException, folder: Path) -> str:
@@ -222,6 +229,12 @@ def _parsed(path: Path, text: bytes) -> ast.Module:
         raise InputError(f"{path}:{error.lineno}: {error.msg}; mend it and try again") from None
     except ValueError as error:
         raise InputError(f"{path}: is no Python source: {error}") from None
+
+
+def _line(tree: ast.Module, name: str) -> int:
+    """Return where a class or function of a module begins; 0 where it is none of its own."""
+    defined = [node for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name]
+    return defined[-1].lineno if defined else 0
 
 
 def _listed(names: list[str]) -> str:

@@ -6,6 +6,7 @@ The coarsest feature map is quantized; with ``skips`` the finer ones pass the co
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -94,7 +95,7 @@ class SegmentationNetwork(nn.Module):
 
     def codes(self) -> Tensor:
         """Return the codebook (V, D), in full precision also under autocast."""
-        device = next(self.quantizer.buffers(), next(self.quantizer.parameters())).device
+        device = next(chain(self.quantizer.buffers(), self.quantizer.parameters())).device
         with torch.autocast(device.type, enabled=False):
             codes: Tensor = self.quantizer.codes()  # type: ignore[operator]
         return codes

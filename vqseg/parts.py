@@ -146,7 +146,7 @@ def require_kind(family: str, code: Code) -> None:
     Raises:
         InputError: says what it lacks, or how its constructor has to look.
     """
-    value, where = code.value, f"{code.path}: {code.name.rpartition(':')[2]}"
+    value, where = code.value, f"{code.place}: {code.name.rpartition(':')[2]}"
     if not callable(value):
         raise InputError(f"{where} is a {type(value).__name__}; expected a class that is built as a {family}")
     lacking = next((name for name in NEEDED[family] if not hasattr(value, name)), None)
@@ -250,7 +250,7 @@ def _hints(factory: Any, code: Code | None) -> dict[str, Any]:
     except Exception as error:  # an annotation is an expression of the user's
         if code is None:
             raise
-        raise InputError(f"{code.path}: the annotations of {code.label} cannot be read: {error}") from None
+        raise InputError(f"{code.place}: the annotations of {code.label} cannot be read: {error}") from None
 
 
 def _require_plain(family: str, name: str, options: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def plan(config: Config, *, root: Path, split: str | None, store: Path) -> Plan:
     manifest = read_manifest(root)
     chosen = read_split(root, manifest, split)
     parts = resolve_choices(config)
-    code = code_hashes(module for part in parts.values() for module in modules_of(part))
+    code = code_hashes(()) | {name: found for part in parts.values() for name, found in part.hashes().items()}
     leaves, folder = identity_leaves(config, {key: part.identity() for key, part in parts.items()}), None
     for key, part in parts.items():
         if hasattr(part.factory, "digest"):
@@ -95,7 +95,7 @@ def resolve_choices(config: Config) -> dict[str, Part]:
 
 def modules_of(part: Part) -> tuple[str, ...]:
     """Return the modules whose code a part computes with: its own, and those that its class names in ``uses``."""
-    return (part.module, *getattr(part.factory, "uses", ()))
+    return tuple(part.hashes())
 
 
 def prior_identity(config: Config, parts: dict[str, Part], manifest: Manifest, split: Split) -> str:

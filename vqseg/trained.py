@@ -16,7 +16,6 @@ from vqseg.identity import code_hashes
 from vqseg.inference import Recipe
 from vqseg.manifest import Manifest, Split, read_manifest
 from vqseg.network import SegmentationNetwork
-from vqseg.parts import admit_code
 from vqseg.plan import Plan, resolve_choices
 from vqseg.records.index import FOREIGN
 from vqseg.records.run import RunFolder
@@ -85,7 +84,7 @@ def config_of(folder: RunFolder, *, allow_code: bool = False) -> Config:
         InputError: it cannot be read, or names a user's code and ``allow_code`` is false.
     """
     origin = str(folder.path / "config.yaml")
-    return from_tree(admit_code(folder.config(), origin, allowed=allow_code), origin)
+    return from_tree(folder.config(), origin, allow_code=allow_code)
 
 
 def load(folder: RunFolder, weights: Path, config: Config, manifest: Manifest, device: torch.device) -> Trained:

@@ -12,7 +12,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 
 import typer
 
-from vqseg.cli import config, data, doctor, predict, prior, records, report, study, train, ui
+from vqseg.cli import check, config, data, doctor, predict, prior, records, report, study, train, ui
 from vqseg.errors import InputError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(prior.app, name="prior")
 app.command()(train.train)
 app.command()(train.evaluate)
+app.command()(check.check)
 app.command()(predict.predict)
 app.command()(predict.score)
 app.command()(report.report)

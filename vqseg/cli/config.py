@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from vqseg.cli.options import AllowCode
+
 app = typer.Typer(help="Show presets and check settings.", no_args_is_help=True)
 
 
@@ -25,6 +27,7 @@ def show(
     sources: Annotated[
         bool, typer.Option("--sources", help="Print where each setting comes from, and what departs from it.")
     ] = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Print every setting of a preset, after checking it."""
     import yaml
@@ -33,7 +36,7 @@ def show(
     from vqseg.config import load_config
     from vqseg.experiment import CHOICES, resolve_choices
 
-    config = load_config(preset, set_ or [])
+    config = load_config(preset, set_ or [], allow_code=allow_code)
     resolve_choices(config)
     if sources:
         typer.echo("\n".join(presets.sourced(presets.read(preset))))

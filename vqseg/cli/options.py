@@ -24,6 +24,9 @@ Tracking = Annotated[
     str | None,
     typer.Option("--tracking", help="MLflow address; default: MLFLOW_TRACKING_URI, else a file in the store."),
 ]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Run the code that a file names as FILE.py:NAME; read it first.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 

@@ -46,7 +46,7 @@ def kind_of(code: Code) -> str:
     found = sure or named or whole
     if len(found) != 1:
         which = f"could be {' or '.join(found)}" if found else "is built as no family is"
-        raise InputError(f"{code.path}: {code.label} {which}; say which: --family {'|'.join(NEEDED)}")
+        raise InputError(f"{code.place}: {code.label} {which}; say which: --family {'|'.join(NEEDED)}")
     return found[0]
 
 

@@ -15,7 +15,7 @@ from vqseg.errors import InputError, require_name
 from vqseg.experiment import Plan, check_parts, plan, require_data
 from vqseg.files import digest, read_json, write_json
 from vqseg.manifest import read_manifest, read_split
-from vqseg.parts import resolve
+from vqseg.parts import admit_code, resolve
 from vqseg.records.run import now
 from vqseg.study.definition import Arm, Definition, parse_seeds, read_definition, select
 
@@ -36,6 +36,7 @@ class Request:
     steps: int | None = None
     supervised: bool = False
     name: str | None = None
+    allow_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
     Raises:
         InputError: anything unknown or impossible, before anything starts.
     """
-    stem, definition = read_definition(request.study)
+    stem, definition = read_definition(request.study, allow_code=request.allow_code)
     manifest = read_manifest(request.root)
     split = read_split(request.root, manifest, request.split)
     preset, tree = _base_config(request, stem, definition)
@@ -77,6 +78,8 @@ def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
         arms, seeds = _extended(old, definition, arms, [*old["seeds"], *([] if request.add_seeds else seeds)])
     if request.add_seeds:
         seeds = list(dict.fromkeys([*seeds, *parse_seeds(request.add_seeds, "--add-seeds")]))
+    kept = {"arms": [arm.model_dump(mode="json") for arm in arms]}
+    admit_code(kept, f"study {folder.name}", allowed=request.allow_code)  # arms that an older study.json brought
     record: dict[str, Any] = {
         "format": 1,
         "name": folder.name,
@@ -95,7 +98,7 @@ def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
         "created": old["created"] if old else now(),
         "base": base,
         "base_config": tree,
-        "overrides": parse_overrides(request.overrides),
+        "overrides": admit_code(parse_overrides(request.overrides), "--set", allowed=True),
         "fixed": sorted(definition.supervised or {}) if request.supervised else [],
         "seeds": seeds,
         "arms": [arm.model_dump(mode="json") for arm in arms],
@@ -115,7 +118,11 @@ def _base_config(request: Request, stem: str, definition: Definition) -> tuple[s
     """Return the preset's name and the settings that all cells share."""
     if request.supervised and definition.supervised is None:
         raise InputError(f"study {stem!r} has no supervised form; run it without --supervised")
-    config = load_config(request.preset or definition.preset, with_option(request.overrides, "--steps", request.steps))
+    config = load_config(
+        request.preset or definition.preset,
+        with_option(request.overrides, "--steps", request.steps),
+        allow_code=request.allow_code,
+    )
     tree = config.plain()
     form = definition.supervised or {} if request.supervised else {}
     return config.preset, with_overrides(tree, {key: _carried(tree, key, value) for key, value in form.items()})
@@ -200,7 +207,7 @@ def _plans(record: dict[str, Any], store: Path, arms: list[Arm]) -> list[tuple[A
     for seed in record["seeds"]:
         for arm in arms:
             try:
-                one = plan_cell(record, store, {"arm": arm.label, "seed": seed})
+                one = plan_cell(record, store, {"arm": arm.label, "seed": seed}, allow_code=True)
                 if seed == record["seeds"][0]:
                     check_parts(one)
             except InputError as error:
@@ -227,13 +234,15 @@ def _cell(arm: Arm, planned: Plan) -> dict[str, Any]:
     return {"arm": arm.label, "seed": seed, "identity": planned.identity, "name": f"{arm.label}, seed {seed}"}
 
 
-def cell_config(record: dict[str, Any], cell: dict[str, Any]) -> Config:
+def cell_config(record: dict[str, Any], cell: dict[str, Any], *, allow_code: bool = False) -> Config:
     """Return the config of a cell."""
+    named = {key: record.get(key, {}) for key in ("base_config", "overrides", "arms")}
+    admit_code(named, f"study {record['name']}", allowed=allow_code)
     arm = next(arm for arm in record["arms"] if arm["label"] == cell["arm"])
     tree = with_overrides(record["base_config"], {**arm["overrides"], "seed": cell["seed"]})
     again = [key for key, replaced in _taken(record, arm["overrides"], tree).items() if replaced]
     tree = with_overrides(tree, {key: record["overrides"][key] for key in again})
-    return from_tree(tree, f"study {record['name']}, arm {cell['arm']!r}")
+    return from_tree(tree, f"study {record['name']}, arm {cell['arm']!r}", allow_code=allow_code)
 
 
 def _taken(record: dict[str, Any], own: dict[str, Any], tree: dict[str, Any]) -> dict[str, bool]:
@@ -260,9 +269,9 @@ def _taken(record: dict[str, Any], own: dict[str, Any], tree: dict[str, Any]) ->
     return taken
 
 
-def plan_cell(record: dict[str, Any], store: Path, cell: dict[str, Any]) -> Plan:
+def plan_cell(record: dict[str, Any], store: Path, cell: dict[str, Any], *, allow_code: bool = False) -> Plan:
     """Return the plan of a cell."""
-    config = cell_config(record, cell)
+    config = cell_config(record, cell, allow_code=allow_code)
     return plan(config, root=Path(record["data"]["root"]), split=record["split"]["name"], store=store)
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vqseg import assets
 from vqseg.errors import InputError, nearest
 from vqseg.files import read_yaml
+from vqseg.parts import admit_code
 
 MOST_SEEDS = 1000
 
@@ -116,7 +117,7 @@ def require_grid(arms: list[Arm]) -> None:
         cells[on] = arm.label
 
 
-def read_definition(name: str) -> tuple[str, Definition]:
+def read_definition(name: str, *, allow_code: bool = False) -> tuple[str, Definition]:
     """Return a study's name and definition; ``name`` is a built-in one or a path to a YAML file.
 
     Raises:
@@ -124,7 +125,7 @@ def read_definition(name: str) -> tuple[str, Definition]:
     """
     path = assets.find("studies", name, "study")
     try:
-        definition = Definition.model_validate(read_yaml(path))
+        definition = Definition.model_validate(admit_code(read_yaml(path), str(path), allowed=allow_code))
         definition.expand()
     except ValidationError as error:
         raise InputError(f"{path}: {_broken(error)}") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg.errors import InputError
+from vqseg.parts import names_code
 from vqseg.records import sync
 from vqseg.study import standing
 from vqseg.study.cells import StudyFolder, write
@@ -37,6 +38,7 @@ class Settings:
     tracking: str | None = None
     retry_failed: bool = False
     mirror: bool = True
+    allow_code: bool = False
 
 
 def run_study(folder: StudyFolder, record: dict[str, Any], settings: Settings, watch: Watch) -> dict[str, str]:
@@ -50,6 +52,7 @@ def run_study(folder: StudyFolder, record: dict[str, Any], settings: Settings, w
         KeyboardInterrupt: stopped; the cells in hand were checkpointed first.
     """
     queue = Queue(folder.path, folder.name, settings.storage)
+    settings.allow_code = names_code(record)  # all of it was typed, or admitted by `cells.prepare`
     write(folder, record)
     _fill(queue, folder, record, settings.retry_failed)
     if not any(queue.open_cells()):
@@ -112,6 +115,7 @@ def _start_worker(folder: StudyFolder, settings: Settings, number: int) -> subpr
     command += ["--parent", str(os.getpid())]
     command += ["--device", settings.device, "--threads", str(threads), "--keep", settings.keep]
     command += ["--storage", settings.storage] if settings.storage else []
+    command += ["--allow-code"] if settings.allow_code else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     _log(folder, number).parent.mkdir(parents=True, exist_ok=True)
     with _log(folder, number).open("ab") as log:

@@ -56,6 +56,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep", default="all")
     parser.add_argument("--storage")
+    parser.add_argument("--allow-code", action="store_true")
     arguments = parser.parse_args()
     stop = Stop(arguments.parent)
     import torch  # after the signals are caught: it takes seconds
@@ -97,7 +98,7 @@ def _attempt(
 ) -> Callable[[], None]:
     """Run one cell; return how its claim ends."""
     try:
-        planned = plan_cell(folder.read(), arguments.store, claim.cell)
+        planned = plan_cell(folder.read(), arguments.store, claim.cell, allow_code=arguments.allow_code)
         if planned.identity != claim.cell["identity"]:
             _say(claim, "left out: code, data or settings changed since it was queued")
             return partial(queue.drop, claim)
