@@ -11,17 +11,18 @@ STYLES = {"finished": "green", "failed": "red", "running": "cyan", "killed": "ye
 
 
 def print_scores(rows: Any, part: str) -> None:
-    """Print mean scores of one part: one line per checkpoint, network and protocol."""
+    """Print mean scores of one part: one line per kept weights and protocol."""
     from vqseg.evaluate import aggregate
 
-    table = Table(title=f"part {part}: mean over cases and foreground classes")
-    numbers = ("Dice", "Jaccard", "HD95 (voxel)", "ASD (voxel)", "cases", "empties")
-    for column in ("checkpoint", "network", "protocol", *numbers):
-        table.add_column(column, justify="right" if column in numbers else "left")
+    title = f"part {part}: mean over cases and foreground classes; distances in voxels"
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0), header_style="bold")
+    numbers = ("Dice", "Jaccard", "HD95", "ASD", "cases", "empties")
+    for column in ("weights", "protocol", *numbers):
+        table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
     for row in aggregate(rows[rows["part"] == part]).to_dict("records"):
         overlap = (f"{row[name]:.4f}" for name in ("dice", "jaccard"))
         distance = ("-" if math.isnan(row[name]) else f"{row[name]:.2f}" for name in ("hd95_voxel", "asd_voxel"))
-        named = (str(row[name]) for name in ("checkpoint", "network", "protocol"))
+        named = (f"{row['checkpoint']} {row['network']}", str(row["protocol"]))
         table.add_row(*named, *overlap, *distance, str(row["cases"]), str(row["empties"]))
     Console().print(table)
 
