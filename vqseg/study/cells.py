@@ -151,6 +151,9 @@ def _grid(request: Request, definition: Definition, preset: str) -> tuple[list[A
         arms = select(everything, thinning.arms, definition.reference)
         if len(arms) < len(everything):
             said = f"preset {preset} thins this study to {len(arms)} of {len(everything)} arms; --arms '*' runs all"
+        elif seeds != definition.seeds and request.seeds is None:
+            listed = ", ".join(map(str, seeds))
+            said = f"preset {preset} thins this study to seed {listed}; --seeds runs more"
     return arms, seeds, said
 
 
