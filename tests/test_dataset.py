@@ -3,8 +3,10 @@ import pytest
 import torch
 
 from vqseg import store
+from vqseg.augment import draw_crop, inside
 from vqseg.config import Augment
 from vqseg.dataset import Batches, Order, Views
+from vqseg.errors import InputError
 from vqseg.losses import IGNORE
 from vqseg.manifest import read_manifest, read_split, scans_of
 from vqseg.store import TensorStore, mask_to_input, middle, open_store, to_input, with_context
@@ -142,6 +144,7 @@ def test_a_share_of_foreground_is_kept_in_every_batch_and_none_asked_changes_not
             sizes=(5, 0),
             seed=0,
             foreground_share=share,
+            foreground=[1],
         )
         return [made._labelled_rows(step) for step in range(12)]
 
@@ -151,6 +154,71 @@ def test_a_share_of_foreground_is_kept_in_every_batch_and_none_asked_changes_not
     for one, other in zip(plain, helped, strict=True):
         kept = one == other
         assert kept.sum() >= 3 and np.isin(other[~kept], [3, 11]).all()
+
+
+def test_a_share_of_one_class_is_not_filled_by_another():
+    images, masks = np.zeros((20, 1, 4, 4), np.uint8), np.ones((20, 4, 4), np.uint8)
+    masks[[3, 11], 0, 0] = 2
+    made = Batches(
+        *(TensorStore(images, masks, CPU), None),
+        augment=Augment(),
+        size_px=4,
+        sizes=(5, 0),
+        seed=0,
+        foreground_share=0.3,
+        foreground=[2],
+    )
+    for step in range(12):
+        assert int(np.isin(made._labelled_rows(step), [3, 11]).sum()) == 2
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_share_of_foreground_is_kept_in_crops_too(turned):
+    random = np.random.default_rng(0)
+    images, masks = np.zeros((12, 1, 200, 160), np.uint8), np.zeros((12, 200, 160), np.uint8)
+    masks[:, :, 0] = 1  # at the edge of every image, and not asked for
+    for row, column, mask in zip(random.integers(40, 150, 6), random.integers(40, 110, 6), masks[::2], strict=True):
+        mask[row : row + 5, column : column + 5] = 2
+    settings = Augment() if turned else Augment(rotation_degrees=0, scale_range=(1.0, 1.0), flip_probability=0)
+    held = TensorStore(images, masks, CPU, sizes=np.tile([200, 160], (12, 1)))
+
+    def shown(share):
+        made = Batches(
+            held, None, augment=settings, size_px=48, sizes=(4, 0), seed=0, foreground_share=share, foreground=[2]
+        )
+        return [int((made.at(step).labelled.mask == 2).any(-1).any(-1).sum()) for step in range(40)]
+
+    assert min(shown(0.0)) == 0
+    assert min(shown(0.5)) >= 2
+
+
+def test_windows_upon_a_point_wander_and_stay_in_the_image():
+    theta = torch.eye(2, 3).expand(200, 2, 3)
+    sizes, canvas = torch.tensor([[40.0, 60.0]]).expand(200, 2), (40, 60)
+    points = torch.full((200, 2), torch.nan)
+    points[:100] = torch.tensor([50.5, 3.5])
+    drawn = draw_crop(theta, sizes, canvas, 16, torch.Generator().manual_seed(0), points=points)
+    free = draw_crop(theta, sizes, canvas, 16, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn[100:], free[100:])
+    left = (drawn[:100, 0, 2] + 1) / 2 * 60 - 8
+    top = (drawn[:100, 1, 2] + 1) / 2 * 40 - 8
+    assert left.min() > 35 and left.max() < 44.01 and left.max() - left.min() > 5
+    assert top.min() >= 0 and top.max() < 3.5
+    assert inside(drawn, sizes, canvas, 16).all()
+
+
+def test_scans_of_two_depths_are_no_one_store(phantom_root, parts, tmp_path, monkeypatch):
+    manifest, labelled, _ = parts
+    read = store.read_image
+    second = labelled[1].scan
+
+    def mixed(root, scan):
+        volume = read(root, scan)
+        return volume.astype(np.uint16) if scan.scan == second else volume
+
+    monkeypatch.setattr(store, "read_image", mixed)
+    with pytest.raises(InputError, match=f"scan '{second}': stored as uint16, scan .* as uint8"):
+        open_store(phantom_root, manifest, labelled, size_px=32, masks=False, cache=tmp_path, device=CPU)
 
 
 def a_canvas():

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -163,6 +164,7 @@ def test_hidden_labels_are_never_read_by_a_semi_supervised_run(whole, phantom_ro
         ("optimizer={name: sgd}", "train.clip_norm=1.0", "method.segmentation=ce"),
         ("train.precision=bf16", "train.channels_last=false"),
         ("perturbation={name: shuffle}",),
+        ("data.foreground_share=0.5", "data.foreground_classes=[myocardium]", "data.geometry=crop"),
     ],
 )
 def test_every_option_trains(phantom_root, tiny, tmp_path, overrides):
@@ -196,12 +198,27 @@ def test_open_labels_go_with_supervised_training_only(phantom_root, tiny, tmp_pa
     [
         ("data.size_px=17", "no multiple of the encoder's stride 2"),
         ("train.unlabelled_batch=0", "unlabelled_batch"),
+        ("data.foreground_classes=[heart]", "unknown class in data.foreground_classes 'heart'; known: right ventricle"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_before_training(phantom_root, tiny, tmp_path, override, message):
     with pytest.raises(InputError, match=message):
         experiment.run(planned(phantom_root, tmp_path, tiny, override), name="x")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_share_of_what_no_labelled_image_shows_is_refused(phantom_root, tiny, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(phantom_root, root)
+    about = json.loads((root / "manifest.json").read_text())
+    for scan in about["scans"]:
+        scan["class_voxels"][1] = 0
+    (root / "manifest.json").write_text(json.dumps(about))
+    asked = ("data.foreground_share=0.5", "data.foreground_classes=[right ventricle]")
+    with pytest.raises(InputError, match="no labelled image of split .* shows right ventricle; label a patient"):
+        planned(root, tmp_path, tiny, *asked)
+    planned(root, tmp_path, tiny, *asked[1:])
+    planned(root, tmp_path, tiny, *asked[:1])
 
 
 def test_a_value_that_a_part_refuses_names_the_part(phantom_root, tiny, tmp_path):

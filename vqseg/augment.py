@@ -52,7 +52,15 @@ def draw_geometry(settings: Augment, count: int, generator: torch.Generator) -> 
     return torch.stack(rows, 1)
 
 
-def draw_crop(theta: Tensor, sizes: Tensor, canvas: tuple[int, int], side: int, generator: torch.Generator) -> Tensor:
+def draw_crop(
+    theta: Tensor,
+    sizes: Tensor,
+    canvas: tuple[int, int],
+    side: int,
+    generator: torch.Generator,
+    *,
+    points: Tensor | None = None,
+) -> Tensor:
     """Turn maps of `draw_geometry` into random crops of ``side`` pixels from images on a larger canvas.
 
     An image is scaled, a window is drawn that does not leave it (where it is smaller than the window, the window
@@ -64,6 +72,8 @@ def draw_crop(theta: Tensor, sizes: Tensor, canvas: tuple[int, int], side: int, 
         canvas: rows and columns that the images are stored with.
         side: pixels a side of the crop.
         generator: what draws the windows.
+        points: x, y in pixels of the image that the window is to show, (B, 2), NaN where any will do. It does, unless
+            a window at the edge of the image turns its corner away.
 
     Returns:
         Maps from the crop's to the canvas' coordinates, (B, 2, 3).
@@ -74,7 +84,15 @@ def draw_crop(theta: Tensor, sizes: Tensor, canvas: tuple[int, int], side: int, 
     u = torch.rand(len(sizes), 2, generator=generator)
     zoom = theta[:, :, :2].square().sum(1).mean(1).sqrt()  # native pixels per pixel of the crop
     extent = torch.stack([sizes[:, 1], sizes[:, 0]], 1) / zoom[:, None]  # x, y of the scaled image, in crop pixels
-    start = u * (extent - side).clamp_min(0)
+    first, last = torch.zeros_like(extent), (extent - side).clamp_min(0)
+    if points is not None:
+        # Half a side of the square that stays in the window however that is turned.
+        near = side / math.sqrt(8)
+        middle = points / zoom[:, None] - side / 2
+        free = points.isnan()
+        first = first.where(free, torch.clamp(middle - near, first, last))
+        last = last.where(free, torch.clamp(middle + near, torch.zeros_like(last), last))
+    start = first + u * (last - first)
     middle = (start + side / 2) * zoom[:, None]
     scale = side / torch.tensor([canvas[1], canvas[0]], dtype=theta.dtype)
     shift = 2 * middle / torch.tensor([canvas[1], canvas[0]], dtype=theta.dtype) - 1

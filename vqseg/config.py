@@ -50,13 +50,15 @@ class Data(_Section):
 
     ``geometry``: ``resize`` brings every slice to ``size_px``; ``crop`` trains on random crops of that size from the
     native slice and slides a window of it over a slice in inference. ``context``: that many neighbouring slices
-    enter as channels. ``foreground_share``: at least this share of a labelled batch holds foreground.
+    enter as channels. ``foreground_share``: at least this share of a labelled batch shows foreground, or one of
+    ``foreground_classes``; a crop of those slices is drawn around a pixel of it.
     """
 
     size_px: Count = 256
     geometry: Literal["resize", "crop"] = "resize"
     context: Literal[1, 3, 5] = 1
     foreground_share: Share = 0.0
+    foreground_classes: tuple[str, ...] = ()
     labels: Literal["labelled", "all"] = "labelled"
 
 

@@ -4,6 +4,7 @@ Letters: M images of a part, B images of a batch, C channels, P = size_px pixels
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,12 +101,13 @@ class Views:
         # The stored images themselves: what a frozen network sees of them can be kept.
         self.still = not store.cropped and not any(moved) and augment.scale_range == (1.0, 1.0)
 
-    def geometry(self, rows: np.ndarray, generator: torch.Generator) -> Tensor:
-        """Draw where the views lie: maps to the store's coordinates (B, 2, 3)."""
+    def geometry(self, rows: np.ndarray, generator: torch.Generator, *, points: Tensor | None = None) -> Tensor:
+        """Draw where the views lie: maps to the store's coordinates (B, 2, 3); ``points`` as `draw_crop` takes them."""
         theta = draw_geometry(self.augment, len(rows), generator)
         if not self.store.cropped:
             return theta
-        return draw_crop(theta, self.store.sizes[rows], self.store.canvas, self.size_px, generator)
+        sizes, canvas = self.store.sizes[rows], self.store.canvas
+        return draw_crop(theta, sizes, canvas, self.size_px, generator, points=points)
 
     def take(self, rows: np.ndarray, theta: Tensor, *, masks: bool) -> tuple[Tensor, Tensor | None]:
         """Return the views (B, C, P, P) and, if asked for, their masks (B, P, P)."""
@@ -149,19 +151,22 @@ class Batches:
         sizes: tuple[int, int],
         seed: int,
         foreground_share: float = 0.0,
+        foreground: Sequence[int] = (),
     ) -> None:
         self.labelled, self.unlabelled, self.augment, self.sizes, self.seed = labelled, unlabelled, augment, sizes, seed
         self._labelled_views = Views(labelled, augment, size_px)
         self._labelled_order = Order(len(labelled), seed, "labelled")
         self._least = math.ceil(foreground_share * sizes[0])
-        self._foreground = labelled.foreground if self._least else np.zeros(0, bool)
+        self._wanted = tuple(foreground)
+        self._foreground = labelled.showing(self._wanted) if self._least else np.zeros(0, bool)
         self._foreground_order = Order(max(int(self._foreground.sum()), 1), seed, "foreground")
         self._unlabelled_views = Views(unlabelled, augment, size_px) if unlabelled is not None else None
         self._unlabelled_order = Order(len(unlabelled), seed, "unlabelled") if unlabelled is not None else None
 
     def at(self, step: int) -> Batch:
         """Return the batch of a step."""
-        labelled = self._labelled(self._labelled_rows(step), step)
+        rows = self._labelled_rows(step)
+        labelled = self._labelled(rows, step, self._points(rows, step))
         if self._unlabelled_order is None:
             return Batch(labelled, None)
         return Batch(labelled, self._unlabelled(self._unlabelled_order.rows(step, self.sizes[1]), step))
@@ -178,10 +183,21 @@ class Batches:
             rows[empty[len(empty) - lacking :]] = drawn[:lacking]
         return rows
 
-    def _labelled(self, rows: np.ndarray, step: int) -> Labelled:
+    def _points(self, rows: np.ndarray, step: int) -> Tensor | None:
+        """Return for the last rows that show foreground, as many as are asked for, a pixel (x, y) of it; else NaN."""
+        if not (self.labelled.cropped and self._foreground.any()):
+            return None
+        u = torch.rand(len(rows), generator=streams.generator(self.seed, "data", "foreground-pixel", step))
+        points = torch.full((len(rows), 2), torch.nan)
+        for place in np.flatnonzero(self._foreground[rows])[-self._least :].tolist():
+            row, column = self.labelled.pixel(int(rows[place]), self._wanted, float(u[place]))
+            points[place] = torch.tensor([column + 0.5, row + 0.5])
+        return points
+
+    def _labelled(self, rows: np.ndarray, step: int, points: Tensor | None) -> Labelled:
         generator = streams.generator(self.seed, "augmentation", "labelled", step)
         views = self._labelled_views
-        theta = views.geometry(rows, generator)
+        theta = views.geometry(rows, generator, points=points)
         image, mask = views.take(rows, theta, masks=True)
         assert mask is not None
         there = views.there(rows, theta)

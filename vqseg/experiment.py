@@ -284,6 +284,7 @@ def _trainer(
         sizes=(config.train.labelled_batch, config.train.unlabelled_batch),
         seed=config.seed,
         foreground_share=config.data.foreground_share,
+        foreground=plan.foreground,
     )
     return Trainer(
         method=method,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg.config import Config, identity_leaves
-from vqseg.errors import InputError
+from vqseg.errors import InputError, pick
 from vqseg.identity import PRETRAINING, code_hashes, identity, module_hash, scoring_hash
 from vqseg.manifest import Manifest, Split, read_manifest, read_split, scans_of
 from vqseg.parts import Part, resolve
@@ -56,6 +56,12 @@ class Plan:
         """The parts of the split whose masks are trained on."""
         return ("labelled",) if self.config.data.labels == "labelled" else ("labelled", "unlabelled")
 
+    @property
+    def foreground(self) -> tuple[int, ...]:
+        """Indices of the classes that `data.foreground_share` counts."""
+        names = self.config.data.foreground_classes or self.manifest.classes[1:]
+        return tuple(self.manifest.classes.index(name) for name in names)
+
 
 def plan(config: Config, *, root: Path, split: str | None, store: Path) -> Plan:
     """Check a config against parts and data, and compute the run's identity; nothing is written.
@@ -81,7 +87,23 @@ def plan(config: Config, *, root: Path, split: str | None, store: Path) -> Plan:
     if parts["method"].factory.needs_unlabelled and config.train.unlabelled_batch < 1:
         raise InputError("train.unlabelled_batch: must be at least 1 for a semi-supervised method")
     known = identity(leaves, manifest.digest, chosen.digest, code)
-    return Plan(config, root, manifest, chosen, store, parts, code, known, folder)
+    made = Plan(config, root, manifest, chosen, store, parts, code, known, folder)
+    _require_foreground(made)
+    return made
+
+
+def _require_foreground(plan: Plan) -> None:
+    """Refuse a share of foreground that no labelled mask can give."""
+    for name in plan.config.data.foreground_classes:
+        pick(name, plan.manifest.classes[1:], "class in data.foreground_classes")
+    scans = [scan for part in plan.labelled_parts for scan in scans_of(plan.manifest, plan.split, part)]
+    shown = sum(scan.class_voxels[index] for scan in scans if scan.class_voxels for index in plan.foreground)
+    if plan.config.data.foreground_share and scans and not shown:
+        named = ", ".join(plan.manifest.classes[index] for index in plan.foreground)
+        raise InputError(
+            f"data.foreground_share: no labelled image of split {plan.split.name!r} shows {named}; label a patient that"
+            " does, or leave it at 0"
+        )
 
 
 def resolve_choices(config: Config) -> dict[str, Part]:

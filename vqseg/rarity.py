@@ -63,8 +63,12 @@ def advice(
         f"{name!r} in {share:.1%} of the slices, {voxel_share[name]:.3%} of the voxels" for name, share in rare.items()
     ]
     confidence = shlex.quote("{" + ", ".join(f"{_key(name)}: 0.7" for name in rare) + "}")
+    what, only = "foreground", ""
+    if set(slice_share) - set(rare):
+        what = "it" if len(rare) == 1 else "one of them"
+        only = " --set data.foreground_classes=" + shlex.quote(f"[{', '.join(map(_key, rare))}]")
     do = (
-        "these settings help: --set data.foreground_share=0.5 (half of a labelled batch shows foreground),"
+        f"these settings help: --set data.foreground_share=0.5{only} (half of a labelled batch shows {what}),"
         f" --set method.segmentation=dice_ce, --set method.class_confidence={confidence} (pseudo-labels from .7 on)"
     )
     if unmarked := [shlex.quote(name) for name in rare if name not in marked]:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vqseg.errors import InputError
 from vqseg.files import digest, replacing
 from vqseg.identity import module_hash
 from vqseg.manifest import Manifest, Scan, read_image, read_mask
@@ -78,9 +79,7 @@ class TensorStore:
         self.cropped, self.canvas = sizes is not None, (int(images.shape[-2]), int(images.shape[-1]))
         self.sizes = torch.from_numpy(np.array(sizes)).float() if sizes is not None else torch.zeros(0, 2)
         self.neighbours, self.levels = neighbours, int(np.iinfo(images.dtype).max)
-        self.foreground = np.zeros(len(images), bool)
-        if masks is not None:
-            self.foreground = np.array([bool(mask.any()) for mask in masks])
+        self._labels = masks
         held = _fits(images.nbytes + (0 if masks is None else masks.nbytes), device)
         self.images: Tensor | np.ndarray = _held(images, device) if held else images
         self.masks: Tensor | np.ndarray | None = masks
@@ -107,6 +106,18 @@ class TensorStore:
         if self.masks is None:
             raise ValueError("this store was made without masks")
         return self._take(self.masks, rows).long()
+
+    def showing(self, classes: Sequence[int]) -> np.ndarray:
+        """Return which images show one of ``classes``, bool (M,)."""
+        assert self._labels is not None
+        return np.array([bool(np.isin(mask, classes).any()) for mask in self._labels], bool)
+
+    def pixel(self, row: int, classes: Sequence[int], at: float) -> tuple[int, int]:
+        """Return row and column of one pixel of ``classes``: of all that an image has, the one at ``at`` (0-1)."""
+        assert self._labels is not None
+        found = np.flatnonzero(np.isin(self._labels[row], classes))
+        place = int(found[min(int(at * len(found)), len(found) - 1)])
+        return divmod(place, self.canvas[1])
 
     def _take(self, source: Tensor | np.ndarray, rows: np.ndarray) -> Tensor:
         if isinstance(source, np.ndarray):
@@ -187,7 +198,14 @@ def _padding(shape: tuple[int, ...], canvas: tuple[int, ...]) -> list[tuple[int,
 def _make(path: Path, convert: Callable[[Scan], np.ndarray], scans: Sequence[Scan]) -> None:
     if path.is_file():
         return
-    stacked = np.concatenate([convert(scan) for scan in scans])
+    parts = [convert(scan) for scan in scans]
+    for scan, part in zip(scans, parts, strict=True):
+        if part.dtype != parts[0].dtype:
+            raise InputError(
+                f"scan {scan.scan!r}: stored as {part.dtype}, scan {scans[0].scan!r} as {parts[0].dtype}; one data set"
+                " is of one depth: import the data again"
+            )
+    stacked = np.concatenate(parts)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, stacked, allow_pickle=False)
         file.flush()
