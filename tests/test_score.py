@@ -471,6 +471,9 @@ def test_a_table_shows_the_rival_and_commands_do_not_stumble_over_it(vqseg, phan
     words = ("score", place, "--data", phantom_root, "--name", "nnU-Net v2", "--split", "val", "--labelled", 3)
     code, out, err = vqseg(*words)
     assert code == 0 and "1.0000" in out and not err, err
+    assert "teacher" not in out and any(
+        line.split()[:4] == ["nnU-Net", "v2", "scan", "1.0000"] for line in out.splitlines()
+    )
     identity = out.rsplit("run ", 1)[1].partition(":")[0]
     code, out, _ = vqseg(*words)
     assert code == 0 and out.rstrip().endswith("(there already)") and f"run {identity}" in out

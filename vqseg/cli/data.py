@@ -169,7 +169,8 @@ def _cells(part: "PartReport", foreground: list[str], marked: list[str]) -> dict
     ends = {"rows": part.rows, "columns": part.columns}
     shares, slices, lesions = part.voxel_share or {}, part.slice_share or {}, part.lesions or {}
     return {
-        **{key: str(getattr(part, key)) for key in ("patients", "scans", "images", "images_with_mask")},
+        **{key: str(getattr(part, key)) for key in ("patients", "scans", "images")},
+        "with mask": str(part.images_with_mask),
         **{
             key: "-" if end is None else " to ".join(str(side) for side in dict.fromkeys(end))
             for key, end in ends.items()
@@ -178,7 +179,7 @@ def _cells(part: "PartReport", foreground: list[str], marked: list[str]) -> dict
         **{f"{name}, %": f"{100 * shares[name]:.2f}" if name in shares else "-" for name in foreground},
         **{f"{name}, slices %": f"{100 * slices[name]:.1f}" if name in slices else "-" for name in foreground},
         **{
-            f"{name}, lesions (by scan)": "{} ({} to {})".format(*lesions[name]) if name in lesions else "-"
+            f"{name}, count (by scan)": "{} ({} to {})".format(*lesions[name]) if name in lesions else "-"
             for name in marked
         },
     }

@@ -77,5 +77,5 @@ def score(
     done = score_predictions(predictions, rival, protocols=protocols, **options)  # type: ignore[arg-type]
     for note in done.notes:
         typer.echo(f"note: {note}", err=True)
-    print_scores(done.rows, done.part)
+    print_scores(done.rows, done.part, method=name)
     typer.echo(f"run {done.folder.identity}: {done.folder.path}" + ("" if done.new else " (there already)"))

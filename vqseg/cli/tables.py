@@ -10,20 +10,20 @@ from rich.table import Table
 STYLES = {"finished": "green", "failed": "red", "running": "cyan", "killed": "yellow", "interrupted": "yellow"}
 
 
-def print_scores(rows: Any, part: str) -> None:
-    """Print mean scores of one part: one line per kept weights and protocol."""
+def print_scores(rows: Any, part: str, *, method: str | None = None) -> None:
+    """Print mean scores of one part: one line per kept weights, or for a ``method`` without any, and protocol."""
     from vqseg.evaluate import aggregate
 
     title = f"part {part}: mean over cases and foreground classes; distances in voxels"
     table = Table(title=title, box=None, padding=(0, 2, 0, 0), header_style="bold")
     numbers = ("Dice", "Jaccard", "HD95", "ASD", "cases", "empties")
-    for column in ("weights", "protocol", *numbers):
+    for column in ("method" if method else "weights", "protocol", *numbers):
         table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
     for row in aggregate(rows[rows["part"] == part]).to_dict("records"):
         overlap = (f"{row[name]:.4f}" for name in ("dice", "jaccard"))
         distance = ("-" if math.isnan(row[name]) else f"{row[name]:.2f}" for name in ("hd95_voxel", "asd_voxel"))
-        named = (f"{row['checkpoint']} {row['network']}", str(row["protocol"]))
-        table.add_row(*named, *overlap, *distance, str(row["cases"]), str(row["empties"]))
+        first = escape(method or f"{row['checkpoint']} {row['network']}")
+        table.add_row(first, str(row["protocol"]), *overlap, *distance, str(row["cases"]), str(row["empties"]))
     Console().print(table)
 
 
