@@ -130,6 +130,32 @@ def test_empties_are_counted_and_the_mean_without_them_stands_beside(tmp_path):
     assert asked.headers[2:] == ["Dice (%)", "ASD (mm)", "ASD (mm) non-empty", "Δ Dice [95 %]"]
 
 
+def test_the_caption_says_what_the_test_leaves_open(tmp_path):
+    made = study(tmp_path, seeds=3)
+    caption = ablation.scores_section(chosen(tmp_path, made)).tables[0].caption
+    assert "Intervals are single ones, not corrected" in caption and ablation.FEW in caption
+    assert ablation.WEIGHTS not in caption
+    for cell in made["cells"]:
+        path = tmp_path / "runs" / cell["identity"] / "rows.parquet"
+        rows = pd.read_parquet(path)
+        rows[rows["case"] != "p0_ED"].to_parquet(path, index=False)
+    assert ablation.WEIGHTS in ablation.scores_section(chosen(tmp_path, made)).tables[0].caption
+    five = tmp_path / "five"
+    assert ablation.FEW not in ablation.scores_section(chosen(five, study(five, seeds=5))).tables[0].caption
+
+
+def test_weights_that_no_run_kept_have_no_columns(tmp_path):
+    made = study(tmp_path)
+    kept = ablation.scores_section(chosen(tmp_path, made)).tables[1]
+    assert {"Dice best", "gap"} < set(kept.headers) and "(best) stands beside it" in kept.caption
+    for cell in made["cells"]:
+        path = tmp_path / "runs" / cell["identity"] / "rows.parquet"
+        rows = pd.read_parquet(path)
+        rows[(rows["checkpoint"] == "last") & (rows["network"] == "teacher")].to_parquet(path, index=False)
+    left = ablation.scores_section(chosen(tmp_path, made)).tables[1]
+    assert not {"Dice best", "gap", "Dice student"} & set(left.headers) and "kept no other weights" in left.caption
+
+
 def test_no_marks_below_three_seeds(tmp_path):
     selection = chosen(tmp_path, study(tmp_path, seeds=2))
     tidy = arms.compute(selection.scores, selection.cells, reference="none", columns=["dice"])

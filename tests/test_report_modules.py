@@ -460,6 +460,13 @@ def test_an_unknown_seed_is_paired_and_more_runs_than_seeds_are_only_averaged(tm
     assert words["nnU-Net ‡"]["Δ Dice [95 %]"] == "+10.00"
 
 
+def test_a_rival_of_fewer_runs_says_which_seeds_it_is_held_against(tmp_path):
+    made = study(tmp_path, {"base": 70.0, "QPM": 71.0})
+    fabricated.rival(tmp_path, seed=4, dice=75.0, patients=4)
+    (note,) = main_table(chosen(tmp_path, made)).footnotes
+    assert "seeds 4, held against the reference's seed 0 alone; " in note
+
+
 def test_rivals_change_no_number_of_the_study_but_holms(tmp_path):
     made = study(tmp_path, {label: fabricated.grid(70, QPM=2)[label] for label in PART})
     without = words_of(main_table(chosen(tmp_path, made)))

@@ -70,6 +70,19 @@ def test_false_positives_with_the_noise_of_the_field():
     assert 0.01 < rejected < 0.06
 
 
+# Standard deviations of seed and patient in units of the residual's; nothing differs, in none of seven contrasts.
+@pytest.mark.parametrize(("seeds", "most"), [(3, 0.17), (statistics.FEW_SEEDS, 0.085)])
+@pytest.mark.parametrize("noise", [(0.85, 0.64), (1.0, 1.0), (3.0, 1.0), (0.0, 3.0)])
+def test_the_level_of_a_whole_table_is_what_is_said_of_it(seeds, most, noise):
+    draw, shape = np.random.default_rng(5), (1500, 7, seeds, 20)
+    by_seed, by_patient = (
+        size * draw.normal(size=(*shape[:2], *one)) for size, one in zip(noise, ((seeds, 1), (1, 20)))
+    )
+    found = statistics.contrast(draw.normal(size=shape) + by_seed + by_patient)
+    assert (7 * found.p.min(axis=1) < 0.05).mean() < most
+    assert (found.p < 0.05).mean() < 0.08
+
+
 @pytest.mark.parametrize(("effect", "low", "high"), [(1.0, 0.70, 0.83), (2.0, 0.96, 1.0)])
 def test_power_with_the_noise_of_the_field(effect, low, high):
     found = (statistics.contrast(layouts(1, 2000, 3, 20, effect)).p < 0.05).mean()

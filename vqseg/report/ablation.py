@@ -25,8 +25,13 @@ MARKS = (
 )
 TEST = (
     "Seeds are crossed with patients (a patient's scans and classes averaged), t interval with Satterthwaite's degrees "
-    "of freedom, p after Holm."
+    "of freedom. Intervals are single ones, not corrected; p and marks are after Holm."
 )
+FEW = (
+    f"With fewer than {statistics.FEW_SEEDS} seeds Holm's level of .05 is approximate: up to .14 over seven contrasts, "
+    "by simulation."
+)
+WEIGHTS = "Patients have different numbers of cases: means weigh every case alike, Δ and intervals every patient."
 
 
 def build(selection: Selection) -> Report:
@@ -66,9 +71,20 @@ def scores_section(
     main = replace(main, rows=rows, footnotes=_footnotes(selection, rows, inside), runs=_runs(selection))
     tables = [captioned(main, _arms_words(selection))]
     if options.columns is None:
-        tables.append(_beside(selection, with_cost=ticks is None))
+        tables += _beside(selection, with_cost=ticks is None)
     tables += [companions.panel(beside, options.decimals)] if beside else []
     return Section("Scores", selection.notes, tables, _forest(selection))
+
+
+def tested(selection: Selection) -> str:
+    """Say how the table's contrasts were tested, and what that leaves open."""
+    return f"{TEST} {FEW}" if selection.headline["seed"].nunique() < statistics.FEW_SEEDS else TEST
+
+
+def weighed(selection: Selection) -> str:
+    """Say that means and differences weigh cases differently, where they do; else nothing."""
+    cases = selection.headline[["patient", "case"]].drop_duplicates().groupby("patient").size()
+    return WEIGHTS if cases.nunique() > 1 else ""
 
 
 def captioned(table: Table, caption: str) -> Table:
@@ -152,21 +168,28 @@ def _columns(selection: Selection) -> list[str]:
 def _arms_words(selection: Selection) -> str:
     keys = _columns(selection)
     words = [conditions(selection), "The last teacher is scored; mean ± sd over seeds.", MARKS, _definitions(keys)]
-    words += ["Δ: arm minus reference.", TEST] if {"effect", "p"} & set(keys) else []
+    words += ["Δ: arm minus reference.", tested(selection), weighed(selection)] if {"effect", "p"} & set(keys) else []
     return " ".join(word for word in [*words, scored_when(selection)] if word)
 
 
-def _beside(selection: Selection, *, with_cost: bool) -> Table:
+def _beside(selection: Selection, *, with_cost: bool) -> list[Table]:
+    """Return the table of the other weights that were kept and of cost; none if there is neither."""
     shown = [key for key in arms.BESIDE if with_cost or key not in arms.COST]
     keys = [key for key in shown if key not in arms.COST or _logged(selection, arms.COST[key][1])]
     measure = MEASURES[measure_name(selection.options.metric)]
-    caption = (
-        f"{measure.label(selection.protocol)}. {conditions(selection)} The last "
-        "teacher is the headline; the teacher that was best on validation (best) stands beside it with the gap, best "
-        f"minus last, and the last student. Mean ± sd over seeds{'; cost: mean over seeds' if with_cost else ''}."
-    )
+    kept = set(zip(selection.scores["checkpoint"], selection.scores["network"], strict=True))
+    best, student = ("best", "teacher") in kept, ("last", "student") in kept
+    keys = [key for key in keys if (best or key not in ("best", "gap")) and (student or key != "student")]
+    if keys == ["last"]:
+        return []
+    words = ["The last teacher is the headline"]
+    words += ["the teacher that was best on validation (best) stands beside it with the gap, best minus last"] * best
+    words += ["the last student stands beside it"] * student
+    words += ["its runs kept no other weights"] * (not best and not student)
+    words += ["cost: mean over seeds"] * with_cost
+    caption = f"{measure.label(selection.protocol)}. {conditions(selection)} {'; '.join(words)}. Mean ± sd over seeds."
     title = "Checkpoints and cost" if with_cost else "Checkpoints"
-    return arms.tabulate(selection, name="checkpoints", title=title, columns=keys, caption=caption)
+    return [arms.tabulate(selection, name="checkpoints", title=title, columns=keys, caption=caption)]
 
 
 def _logged(selection: Selection, column: str) -> bool:
@@ -223,8 +246,8 @@ def _forest(selection: Selection) -> list[Picture]:
         return []
     grey = "In grey: rivals, scored from their predictions. " if selection.rivals.names else ""
     caption = (
-        f"Effect of every arm against {selection.reference}, 95 % interval; filled where Holm's p is below .05 with at "
-        f"least 3 seeds. Dots: single seeds. {grey}{conditions(selection)}"
+        f"Effect of every arm against {selection.reference}, 95 % interval, not corrected; filled where Holm's p is "
+        f"below .05 with at least 3 seeds. Dots: single seeds. {grey}{conditions(selection)}"
     )
     return [Picture("effects", caption, forest.draw(table, selection.reference, metric))]
 

@@ -83,7 +83,7 @@ def against_dropout(selection: Selection) -> tuple[Table | None, list[str]]:
     caption = (
         "Every family is represented by the rate that was best on validation. "
         + ("Chosen and scored on the same part, so both sides are optimistic. " if selection.part == "val" else "")
-        + f"{ablation.TEST} {conditions(selection)}"
+        + f"{ablation.tested(selection)} {conditions(selection)}"
     )
     effect = f"Δ {MEASURES[metric].short(selection.protocol)}"
     headers = ["contrast", effect, "95 % interval", "p (Holm)", "seeds x patients"]

@@ -64,11 +64,20 @@ def footnotes(selection: Selection) -> list[str]:
         told = ", ".join(f"{FACTS[key]} {fact(selection, name, key)}" for key in FACTS)
         cases, all_cases = scores.loc[scores["arm"] == name, "case"].nunique(), selection.headline["case"].nunique()
         less = f"; {cases} of {all_cases} cases" if cases < all_cases else ""
+        paired = "paired with the reference's in order"
+        if len(own) < len(theirs := _seeds_of_reference(selection)):
+            first = ", ".join(str(seed) for seed in theirs[: len(own)])
+            paired = f"held against the reference's seed{'s' if len(own) > 1 else ''} {first} alone"
         lines.append(
-            f"{rivals.MARK} {name}: scored from its predictions, run elsewhere; seeds {_listed(own['said'])}, paired "
-            f"with the reference's in order; {told}{less}."
+            f"{rivals.MARK} {name}: scored from its predictions, run elsewhere; seeds {_listed(own['said'])}, "
+            f"{paired}; {told}{less}."
         )
     return lines
+
+
+def _seeds_of_reference(selection: Selection) -> list[int]:
+    own = selection.headline
+    return sorted(int(seed) for seed in own.loc[own["arm"] == selection.reference, "seed"].unique())
 
 
 def _labelled(run: dict[Any, Any]) -> str:

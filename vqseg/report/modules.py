@@ -66,14 +66,14 @@ def effects_section(selection: Selection, grid: Grid) -> tuple[Section, list[str
     missing = grid.missing(scored)
     gaps = effects.gaps(found, lost, table, missing)
     known = [key for key in FOUR if selection.headline[key].notna().any()]
-    beside = paper.tabulate(selection, grid, known, conditions(selection))
+    beside = paper.tabulate(selection, grid, known, f"{ablation.weighed(selection)} {conditions(selection)}".lstrip())
     tables = [beside] if beside else []
     if table.empty:
         return Section("Modules", [*gaps, "No effect can be estimated."], tables), gaps
     main = effects.tabulate(table, _runs(rows, {effect.name: effect.weights for effect in found}), selection)
     main = ablation.captioned(
         main,
-        f"{HOW} {ablation.TEST} Holm over these {len(table)} effects. {_priors(selection, grid)}"
+        f"{HOW} {ablation.tested(selection)} Holm over these {len(table)} effects. {_priors(selection, grid)}"
         f"{conditions(selection)}",
     )
     # The paper does not state the unit of its distances, so they have no place on an axis of ours.
@@ -83,7 +83,8 @@ def effects_section(selection: Selection, grid: Grid) -> tuple[Section, list[str
     if pairs:
         caption = (
             f"{MEASURES[metric].label(selection.protocol)} with and without each pair of modules, the mean over the "
-            "settings of the others; dots: seeds. Parallel lines: no interaction. " + conditions(selection)
+            "settings of the others; dots: seeds. Parallel lines: no interaction. "
+            f"{ablation.weighed(selection)} {conditions(selection)}".lstrip()
         )
         figure = effects.draw_interactions(rows, grid, pairs, selection)
         pictures.append(Picture("interactions", caption, figure))
@@ -99,7 +100,7 @@ def _priors(selection: Selection, grid: Grid) -> str:
 def _forest(selection: Selection, table: pd.DataFrame, steps: pd.DataFrame, metric: str) -> Picture:
     caption = (
         f"{'Left: e' if len(steps) else 'E'}ffects of the modules (circles) and interactions (diamonds) with 95 % "
-        "intervals; filled where Holm's p is below .05 with at least 3 seeds; dots: single seeds. "
+        "intervals, not corrected; filled where Holm's p is below .05 with at least 3 seeds; dots: single seeds. "
     )
     if len(steps):
         caption += (
