@@ -130,7 +130,7 @@ def test_mark_and_check_count_lesions(tmp_path: Path) -> None:
     assert call("mark", out, "--lesion", "myocardium").stdout.endswith("(unchanged)\n")
     assert (out / "splits" / "labelled-1.json").read_text() == split
     table = call("check", out).stdout
-    assert "myocardium, lesions" in table
+    assert "myocardium, count" in table
     assert "left ventricle, slices" in table
     assert call("mark", out, "--no-lesion", "myocardium", "--no-lesion", "left ventricle").stdout.endswith("none\n")
     with pytest.raises(InputError, match="unknown foreground class for --lesion 'lung'"):

@@ -516,8 +516,12 @@ def test_val_is_needed_or_held_out(tmp_path: Path) -> None:
         folder.prepare(source, tmp_path / "out")
     manifest = folder.prepare(source, tmp_path / "out", val=0.3).manifest
     assert read_split(tmp_path / "out", manifest).parts == {"labelled": ["a", "b"], "unlabelled": [], "val": ["c"]}
-    with pytest.raises(InputError, match=r"--val 1.5"):
-        folder.prepare(source, tmp_path / "two", val=1.5)
+    for val in (1.5, np.nan, np.inf, -1, 0):
+        with pytest.raises(InputError, match=f"--val {val:g}: expected a share between 0 and 1"):
+            folder.prepare(source, tmp_path / "two", val=val)
+
+
+ODD = {"nan": np.nan, "inf": np.inf, "text": "x", "complex": 1j}
 
 
 def harm_masks(source: Path, how: str) -> None:
@@ -544,6 +548,9 @@ def harm_masks(source: Path, how: str) -> None:
     elif how == "pickle":
         mask.unlink()
         np.save(mask.with_suffix(".npy"), np.array([{"run": "me"}]), allow_pickle=True)
+    elif how in ODD:
+        mask.unlink()
+        np.save(mask.with_suffix(".npy"), np.full((6, 9), ODD[how]))
     elif how == "empty":
         for path in (source / "test").rglob("*.png"):
             path.unlink()
@@ -564,6 +571,10 @@ def harm_masks(source: Path, how: str) -> None:
         ("channels", r"e_1.png: is color, but a_1.png is grey"),
         ("straddle", r"patient 'a' is in train-label \(a_1.png\) and val \(a_9.png\)"),
         ("pickle", r"a_1.npy: not readable as a mask"),
+        ("nan", r"mask/a_1.npy: mask of values that are not finite; expected one class index per pixel"),
+        ("inf", r"mask/a_1.npy: mask of values that are not finite; expected one class index per pixel"),
+        ("text", r"mask/a_1.npy: mask of <U1; expected one class index per pixel, correct the mask"),
+        ("complex", r"mask/a_1.npy: mask of complex128; expected one class index per pixel, correct the mask"),
         ("empty", r"test/image: holds no PNG or JPEG image"),
         ("no train", r"train-label/image: no such folder"),
     ],
@@ -586,8 +597,11 @@ def test_hidden_masks_are_kept_and_classes_checked(tmp_path: Path) -> None:
         folder.prepare(source, tmp_path / "two", classes=["background", "lesion"])
     with pytest.raises(InputError, match="--classes a,a: expected"):
         folder.prepare(source, tmp_path / "two", classes=["a", "a"])
-    with pytest.raises(InputError, match="--window 5 1: expected"):
-        folder.prepare(source, tmp_path / "two", window=(5, 1))
+    with pytest.raises(InputError, match="--classes a,,b: expected"):
+        folder.prepare(source, tmp_path / "two", classes=["a", "", "b"])
+    for window in ((5, 1), (-np.inf, 1), (0, np.nan)):
+        with pytest.raises(InputError, match=f"--window {window[0]:g} {window[1]:g}: expected"):
+            folder.prepare(source, tmp_path / "two", window=window)
 
 
 # --- the real data -------------------------------------------------------------------------------

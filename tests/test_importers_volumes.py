@@ -21,6 +21,7 @@ from vqseg.importers.nifti import IMAGE_WORDS, MASK_WORDS, _plain
 from vqseg.importers.parts import Wanted, first
 from vqseg.intake import Channel, Intake
 from vqseg.manifest import Manifest, read_image, read_manifest, read_mask, read_split
+from vqseg.marks import mark
 
 OBLIQUE = np.array(
     [[0.0, -0.35, 7.9, -30], [-0.7, 0.1, 0.9, 12.5], [0.05, 0.62, 1.4, -88], [0, 0, 0, 1]], np.float32
@@ -185,10 +186,8 @@ def test_a_ct_needs_a_window_and_one_is_proposed(tmp_path: Path) -> None:
     assert "add --window -20 220 (98 % of the foreground lie within 81 to 118)" in said
     assert "or --percentiles 0.5 99.5" in said and "\n" not in said
     assert not (tmp_path / "out").exists()
-    for path in (root / "masks").iterdir():
-        path.unlink()
     with pytest.raises(InputError, match=r"add --window -160 240 \(abdomen\), --window -1000 400 \(lung\)"):
-        bring(root, tmp_path / "out")
+        nifti.prepare(root / "images", tmp_path / "out")
     manifest = bring(root, tmp_path / "out", windows=[(-160, 240)])
     assert manifest.scans[0].range == (-160, 240)
 
@@ -443,8 +442,13 @@ def test_an_interrupted_import_resumes(tmp_path: Path, monkeypatch: pytest.Monke
 def test_marks_set_later_survive_a_second_call(tmp_path: Path) -> None:
     root = volumes_of(tmp_path, 5)
     bring(root, tmp_path / "out", lesions=["class 1"])
-    assert bring(root, tmp_path / "out").lesions == {"class 1": 2.0}
-    assert bring(root, tmp_path / "out", lesions=["class 2=3"]).lesions == {"class 2": 3.0}
+    mark(tmp_path / "out", lesions=["class 2=3"], no_lesions=["class 1"])
+    assert bring(root, tmp_path / "out").lesions == {"class 2": 3.0}
+    options = Options(lesions=["class 1"])
+    again = nifti.prepare(root / "images", tmp_path / "out", masks=root / "masks", options=options)
+    assert again.manifest.lesions == read_manifest(tmp_path / "out").lesions == {"class 2": 3.0}
+    assert again.notes == ["lesions stay as they are marked (class 2=3); change them with 'vqseg data mark'"]
+    assert bring(root, tmp_path / "fresh", lesions=["class 1"]).lesions == {"class 1": 2.0}
 
 
 # --- axis and frames -----------------------------------------------------------------------------
@@ -512,6 +516,24 @@ def mask_with(value: float, dtype: Any = np.uint8) -> Callable[[Path], Any]:
             {},
             r"case_1_seg.nii.gz: lies up to 16 mm away from its image, case_1.nii.gz",
         ),
+        (
+            lambda root: save(root / "masks/case_1_seg.nii", np.zeros((12, 14, 4), np.uint8)),
+            {},
+            r"case_1_seg.nii.gz: a second mask of case_1_seg, beside .*case_1_seg.nii; keep one",
+        ),
+        (
+            lambda root: (root / "masks/case_9_seg.nii.gz").symlink_to("/nowhere/case_9.nii.gz"),
+            {},
+            r"case_9_seg.nii.gz: a link to /nowhere/case_9.nii.gz, which is not there; restore or remove it",
+        ),
+        (
+            lambda root: [path.rename(path.with_suffix(".mha")) for path in (root / "masks").iterdir()],
+            {},
+            r"masks: holds no NIfTI mask \(.nii, .nii.gz\); convert the masks to NIfTI, or leave the folder out",
+        ),
+        (lambda root: None, {"classes": ["a", "", "b"]}, r"--classes a,,b: expected 2 to 256 different names"),
+        (lambda root: None, {"val": np.nan}, r"--val nan: expected a share between 0 and 1, or a number of patients"),
+        (lambda root: None, {"test": np.inf}, r"--test inf: expected a share between 0 and 1, or a number of patients"),
         (mask_with(40), {}, r"case_1_seg.nii.gz: mask value 40 is outside the classes 0 to 31"),
         (mask_with(2), {"classes": ["back", "front"]}, r"mask value 2 is outside the classes 0 to 1"),
         (mask_with(0.5, np.float32), {}, r"case_1_seg.nii.gz: mask value 0.5 is outside"),
@@ -672,8 +694,14 @@ def test_nnunet_test_cases_with_labels_are_the_test_part(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"la_000_0000.nii.gz: is of patient 'p0', of whom the test part has images"):
         nnunet.prepare(root, tmp_path / "two", options=Options(patients=table))
     mixed = nnunet.prepare(nnunet_set(tmp_path / "b", ["T1"], ts_labels=1), tmp_path / "mixed")
-    assert mixed.notes == ["1 of 2 cases of imagesTs have no label: none is a test case"]
-    assert len(read_split(tmp_path / "mixed", mixed.manifest).parts["test"]) == 1
+    assert mixed.notes == [
+        "1 of 2 cases of imagesTs have no label: all are unlabelled, none is a test case, and the labels of the others"
+        " are not used",
+        "1 case has no mask: unlabelled",
+    ]
+    parts = read_split(tmp_path / "mixed", mixed.manifest, "labelled-all").parts
+    assert {"lb_000", "lb_001"} <= set(parts["unlabelled"]) and len(parts["test"]) == 1
+    assert [scan.mask for scan in mixed.manifest.scans if scan.scan.startswith("lb")] == [None, None]
 
 
 def test_nnunet_ct_needs_a_window_by_its_name(tmp_path: Path) -> None:
@@ -690,6 +718,10 @@ def test_nnunet_ct_needs_a_window_by_its_name(tmp_path: Path) -> None:
     [
         ({"labels": {"background": 0, "tumor": [1, 2]}}, r"label 'tumor' is a region of several values"),
         ({"labels": {"background": 0, "liver": 1, "ignore": 2}}, r"labels have 'ignore'"),
+        (
+            {"labels": {}},
+            r"dataset.json: labels are {}; expected a name for background \(0\) and for at least one more",
+        ),
         ({"labels": {"background": 0, "liver": 2}}, r"expected a name for each of 0, 1, 2"),
         ({"labels": None}, r"dataset.json: has no 'labels'"),
         ({"file_ending": ".png"}, r"file_ending '.png', expected .nii.gz or .nii; PNG images: import them with 'vqseg"),
@@ -719,7 +751,10 @@ def test_bad_nnunet_files(tmp_path: Path) -> None:
     (root / "labelsTr" / "la_001.nii.gz").unlink()
     edited(root, numTraining=9)
     result = nnunet.prepare(root, tmp_path / "out")
-    assert result.notes == ["dataset.json says 9 training cases, imagesTr holds 6"]
+    assert result.notes == [
+        "dataset.json says 9 training cases, imagesTr holds 6",
+        "1 case has no mask: unlabelled",
+    ]
     assert "la_001" in read_split(tmp_path / "out", result.manifest).parts["unlabelled"]
 
 
@@ -763,6 +798,61 @@ def test_decathlon_truth_channels_and_unlabelled(tmp_path: Path, modality: list[
             root / "labelsTr" / f"heart_{number}.nii.gz",
         )
     assert read_split(tmp_path / "out", manifest).parts["unlabelled"] == ["heart_9"]
+
+
+@pytest.mark.parametrize("listed", ["names", "entries"])
+@pytest.mark.parametrize("labels", [3, 2, 0])
+def test_the_decathlons_test_cases(tmp_path: Path, listed: str, labels: int) -> None:
+    root, rng, tests = decathlon(tmp_path / "a", modality=["MRI"]), np.random.default_rng(5), list[Any]()
+    for number in range(9, 12):
+        tests.append(f"./imagesTs/heart_{number}.nii.gz")
+        save(root / tests[-1], rng.integers(0, 900, (10, 12, 3)).astype(np.int16), OBLIQUE)
+        if number < 9 + labels:
+            label = f"labelsTs/{'t' if listed == 'entries' else 'heart'}_{number}.nii.gz"
+            save(root / label, blobs((10, 12, 3), rng, 2), OBLIQUE)
+            if listed == "entries":
+                tests[-1] = {"image": tests[-1], "label": label}
+    edited(root, test=tests)
+    result = nnunet.prepare(root, tmp_path / "out", options=Options(labelled="all"))
+    parts, everyone = read_split(tmp_path / "out", result.manifest).parts, {f"heart_{n}" for n in range(9, 12)}
+    masked = {scan.scan for scan in result.manifest.scans if scan.mask} & everyone
+    if labels == 3:
+        assert set(parts["test"]) == masked == everyone and result.notes == []
+    else:
+        assert masked == set() and everyone <= set(parts["unlabelled"])
+        assert not everyone & {*parts["labelled"], *parts["val"], *parts["test"]}
+        assert any("listed as 'test' have no label: all are unlabelled" in note for note in result.notes) == (
+            labels > 0
+        )
+
+
+def test_a_corrected_description_is_another_data_set(tmp_path: Path) -> None:
+    root = nnunet_set(tmp_path / "a", ["T1", "T2"], ts=0)
+    before = nnunet.prepare(root, tmp_path / "out").manifest
+    for change in (
+        {"labels": {"background": 0, "lesion": 1, "liver": 2}},
+        {"channel_names": {"0": "T2", "1": "T1"}},
+    ):
+        edited(root, **change)
+        with pytest.raises(
+            InputError, match=r"out: already holds 'a', made by importer 'nnunet' .*; choose another fo"
+        ):
+            nnunet.prepare(root, tmp_path / "out")
+    assert read_manifest(tmp_path / "out") == before
+
+
+def test_folders_may_be_links(tmp_path: Path) -> None:
+    root = decathlon(tmp_path / "a", modality=["MRI"])
+    (root / "imagesTr").rename(tmp_path / "elsewhere")
+    (root / "imagesTr").symlink_to(tmp_path / "elsewhere")
+    assert len(nnunet.prepare(root, tmp_path / "out").manifest.scans) == 6
+    plain = volumes_of(tmp_path / "b", 5)
+    (plain / "images").rename(tmp_path / "far")
+    (plain / "images").mkdir()
+    (plain / "images" / "more").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "back").symlink_to(plain / "images")  # a loop
+    manifest = nifti.prepare(plain / "images", tmp_path / "out-b").manifest
+    assert [scan.scan for scan in manifest.scans] == [f"more_case_{number}" for number in range(5)]
 
 
 def test_bad_decathlon_lists(tmp_path: Path) -> None:

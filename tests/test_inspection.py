@@ -251,6 +251,34 @@ def test_empty_part(tmp_path: Path, part: str) -> None:
     inspection.require_sound(tmp_path, manifest, split, parts=[name for name in ("labelled", "val") if name != part])
 
 
+@pytest.mark.parametrize("part", ["labelled", "val"])
+def test_a_part_that_is_not_there_is_an_error_as_it_is_in_training(tmp_path: Path, part: str) -> None:
+    manifest, split = prepared(tmp_path, parts={name: who for name, who in PARTS.items() if name != part})
+    line = f"part {part}: is empty; choose another split, see 'vqseg data split --help'"
+    assert found(tmp_path) == [line]
+    with pytest.raises(InputError) as caught:
+        inspection.require_sound(tmp_path, manifest, split)
+    assert str(caught.value).endswith(line)
+
+
+def test_scans_of_two_dtypes_are_an_error(tmp_path: Path) -> None:
+    content = arrays()
+    prepared(tmp_path, with_image(content, "c", content["c"][0].astype(np.uint16) * 257))
+    (line,) = found(tmp_path)
+    assert line.startswith("images: c is uint16 and a is uint8; expected one of them for all; mend the importer")
+
+
+def test_slices_of_one_color_are_no_leakage(tmp_path: Path) -> None:
+    content = arrays()
+    rng = np.random.default_rng(1)
+    for patient, (_, mask) in content.items():
+        image = rng.integers(0, 256, (3, 8, 10, 3)).astype(np.uint8)
+        image[0] = (9, 8, 7)
+        content[patient] = image, mask
+    prepared(tmp_path, content, channels=3)
+    assert inspection.check(tmp_path).problems == []
+
+
 def test_unknown_and_repeated_patients(tmp_path: Path) -> None:
     manifest, split = prepared(tmp_path, parts={**PARTS, "unlabelled": ["b", "zz", "b"]})
     errors = found(tmp_path)
@@ -331,13 +359,16 @@ def test_class_names_survive_the_shell_and_yaml(name: str) -> None:
     words = shlex.split(found[1].replace(";", " ; "))
     setting = next(word for word in words if word.startswith("method.class_confidence="))
     assert parse_yaml(setting.split("=", 1)[1]) == {name: 0.7}
+    setting = next(word for word in words if word.startswith("data.foreground_classes="))
+    assert parse_yaml(setting.split("=", 1)[1]) == [name]
     assert words[-4:] == ["mark", "my data", "--lesion", name]
 
 
 def test_what_is_not_rare_needs_no_advice() -> None:
     assert rarity.advice(Path("d"), {"x": 0.05, "y": 0.0}, {"x": 0.001, "y": 0.0}, []) is None
     assert rarity.advice(Path("d"), {"x": 0.049}, {"x": 0.01}, []) is not None
-    assert rarity.advice(Path("d"), {"x": 1.0}, {"x": 0.0009}, []) is not None
+    found = rarity.advice(Path("d"), {"x": 1.0}, {"x": 0.0009}, [])
+    assert found is not None and "foreground_classes" not in found[1]
 
 
 def test_not_a_prepared_folder(tmp_path: Path) -> None:

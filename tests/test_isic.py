@@ -222,7 +222,7 @@ def test_the_folder_importer_says_color_and_keeps_the_columns_of_a_table(tmp_pat
     second = folder.prepare(source, tmp_path / "out", patients=table)
     assert (second.written, second.manifest.attributes["p"]) == (0, {"site": "x"})
     table.write_text("image,patient,site\na,p,x\nb,,x\nc.png,q,x\nd,r,y\n")
-    with pytest.raises(InputError, match="names no patient for image b.png; fill it in"):
+    with pytest.raises(InputError, match="names no patient for image b; fill it in"):
         folder.prepare(source, tmp_path / "out", patients=table)
     gray = folder.prepare(pictures(tmp_path / "g", names), tmp_path / "gray", pattern="(?P<patient>.+)")
     assert (gray.manifest.color, gray.manifest.channels) == (False, 1)

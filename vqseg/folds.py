@@ -55,7 +55,7 @@ def add(
         stratify=stratify,
         pool_test=pool_test,
     )
-    return write_new(root, made)
+    return write_new(root, manifest, made)
 
 
 def folds(

@@ -15,12 +15,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vqseg.errors import InputError
-from vqseg.findings import PartReport, Problem, Report
+from vqseg.findings import PartReport, Problem, Report, part_report
 from vqseg.manifest import (
+    PARTS,
     Manifest,
     Scan,
     Split,
     array_sha256,
+    looked_at,
+    named,
     read_image,
     read_manifest,
     read_mask,
@@ -31,15 +34,17 @@ from vqseg.rarity import Content, advice, content
 
 DTYPES = {"image": ("uint8", "uint16"), "mask": ("uint8",)}
 SCORED = ("labelled", "val", "test", "devtest")
+NEEDED = ("labelled", "val")
 LEAST_FOREGROUND = 0.005
 
 
 class _Seen(NamedTuple):
-    """What one scan turned out to hold: problems, its mask's content, and a hash per slice (None: constant)."""
+    """What one scan turned out to hold: problems, its mask's content, a hash per slice (None: constant), its dtype."""
 
     problems: list[Problem]
     content: Content | None
     slices: list[str | None]
+    dtype: str = ""
 
 
 def check(root: Path, split_name: str | None = None) -> Report:
@@ -58,12 +63,15 @@ def check(root: Path, split_name: str | None = None) -> Report:
     }
     problems += _shared_patients(split)
     problems += [problem for scan in manifest.scans for problem in seen[scan.scan].problems]
+    problems += _mixed({name: look.dtype for name, look in seen.items() if look.dtype})
     problems += _shared_slices(parts, {name: look.slices for name, look in seen.items()})
     reports = {}
     for part, scans in parts.items():
         held = [found for scan in scans if (found := seen[scan.scan].content) is not None]
-        reports[part] = _part(scans, manifest, held, counted=part in SCORED)
+        reports[part] = part_report(scans, manifest, held, counted=part in SCORED)
         problems += _part_problems(part, scans, reports[part])
+    problems += [_empty(part) for part in NEEDED if part not in parts]
+    problems += _percentiles(manifest, split)
     problems += _rare(root, manifest, reports.get("labelled"))
     images = {part: report.images for part, report in reports.items()}
     pool = images.get("labelled", 0) + images.get("unlabelled", 0)
@@ -106,10 +114,10 @@ def _quick_problems(
     yield from problems
     for part in parts:
         if not members.get(part):
-            yield _error(f"part {part}", "is empty", "choose another split, see 'vqseg data split --help'")
+            yield _empty(part)
     yield from _shared_patients(split)
     # Whole scans only: the manifest has their hashes, so that nothing is read for it.
-    yield from _shared_slices(members, {scan.scan: [scan.image_sha256] for scan in manifest.scans}, what="scan")
+    yield from _shared_slices(members, _whole(manifest), what="scan")
     for part in parts:
         yield from _without_masks(part, members[part]) if part in read_masks_of else ()
         for scan in members[part]:
@@ -126,7 +134,7 @@ def _members(manifest: Manifest, split: Split) -> tuple[dict[str, list[Scan]], l
     ]
     sound = {part: [p for p in patients if p in known] for part, patients in split.parts.items()}
     filtered = split.model_copy(update={"parts": sound})
-    return {part: scans_of(manifest, filtered, part) for part in split.parts}, problems
+    return {part: scans_of(manifest, filtered, part) for part in PARTS if part in split.parts}, problems
 
 
 def _look(
@@ -147,12 +155,40 @@ def _look(
     if not complete:
         return _Seen(problems, None, [])
     held = None if mask is None else content(mask, manifest.classes, list(manifest.lesions) if lesions else [])
-    return _Seen(problems, held, [] if image is None else [_slice_hash(plane) for plane in image])
+    if image is None:
+        return _Seen(problems, held, [])
+    if (image == image[:1, :1, :1]).all():
+        do = "look at the source and its intensity range; leave the scan out if there is nothing to see"
+        what = "its image is constant, all pixels are the same"
+        problems.append(Problem(level="warning", where=f"scan {scan.scan}", what=what, do=do))
+    return _Seen(problems, held, [_slice_hash(plane) for plane in image], str(image.dtype))
+
+
+def _whole(manifest: Manifest) -> dict[str, list[str | None]]:
+    return {scan.scan: [None if scan.constant else scan.image_sha256] for scan in manifest.scans}
+
+
+def _mixed(dtypes: dict[str, str]) -> Iterator[Problem]:
+    """Yield an error where scans have different dtypes: the same number would be another intensity."""
+    first = {dtype: name for name, dtype in reversed(dtypes.items())}
+    if len(first) > 1:
+        what = " and ".join(f"{name} is {dtype}" for dtype, name in sorted(first.items()))
+        yield _error(
+            "images", f"{what}; expected one of them for all", "mend the importer and import into a new folder"
+        )
+
+
+def _percentiles(manifest: Manifest, split: Split) -> Iterator[Problem]:
+    """Yield a warning for every part to be scored that had a say in the intensities."""
+    for part, patients in looked_at(manifest.intake, split.parts).items():
+        what = f"the intensity percentiles were computed from volumes of {named(patients)}, too"
+        do = "import into another folder with this part held out, or with a --window"
+        yield Problem(level="warning", where=f"part {part}", what=what, do=do)
 
 
 def _slice_hash(plane: np.ndarray) -> str | None:
     """Content hash of one slice; None for a constant one, which any two patients may share."""
-    return None if (plane == plane.flat[0]).all() else array_sha256(plane)
+    return None if (plane == plane[:1, :1]).all() else array_sha256(plane)
 
 
 def _content(root: Path, scan: Scan, kind: Literal["image", "mask"], problems: list[Problem]) -> np.ndarray | None:
@@ -208,40 +244,12 @@ def _shared_slices(
         yield _error(f"parts {one} and {two}", same, do)
 
 
-def _part(scans: list[Scan], manifest: Manifest, held: list[Content], *, counted: bool) -> PartReport:
-    known = {scan.spacing_mm is not None for scan in scans}
-    voxels = np.sum([found.voxels for found in held], axis=0) if held else None
-    shares = None if voxels is None else voxels / max(1, voxels.sum())
-    images_with_mask = sum(len(scan.slices) for scan in scans if scan.mask)
-    counted &= bool(held)
-    shown = np.sum([found.slices for found in held], axis=0) / max(1, images_with_mask) if counted else ()
-    lesions = {name: [found.lesions[name] for found in held] for name in manifest.lesions} if counted else {}
-    return PartReport(
-        patients=len({scan.patient for scan in scans}),
-        scans=len(scans),
-        images=sum(len(scan.slices) for scan in scans),
-        images_with_mask=images_with_mask,
-        rows=_extent(scan.shape[1] for scan in scans),
-        columns=_extent(scan.shape[2] for scan in scans),
-        spacing="partly" if len(known) == 2 else "known" if known == {True} else "unknown",
-        voxel_share=None if shares is None else {n: float(share) for n, share in zip(manifest.classes, shares)},
-        foreground=None if shares is None else float(shares[1:].sum()),
-        slice_share={n: float(share) for n, share in zip(manifest.classes[1:], shown[1:])} if counted else None,
-        lesions={n: (sum(counts), min(counts), max(counts)) for n, counts in lesions.items()} if counted else None,
-    )
-
-
-def _extent(sides: Iterator[int]) -> tuple[int, int] | None:
-    found = list(sides)
-    return (min(found), max(found)) if found else None
-
-
 def _part_problems(part: str, scans: list[Scan], report: PartReport) -> Iterator[Problem]:
     where = f"part {part}"
-    if not scans:
-        level: Literal["error", "warning"] = "warning" if part == "unlabelled" else "error"
-        do = "only fully supervised runs can use it" if part == "unlabelled" else "choose another split"
-        yield Problem(level=level, where=where, what="is empty", do=do)
+    if not scans and part == "unlabelled":
+        yield Problem(level="warning", where=where, what="is empty", do="only fully supervised runs can use it")
+    elif not scans:
+        yield _empty(part)
     yield from _without_masks(part, scans) if part in SCORED else ()
     if report.foreground is not None and report.foreground < LEAST_FOREGROUND:
         what = f"foreground is {report.foreground:.2%} of the voxels, under {LEAST_FOREGROUND:.1%}"
@@ -265,6 +273,10 @@ def _without_masks(part: str, scans: list[Scan]) -> Iterator[Problem]:
         if scan.mask is None:
             do = "add its mask and import again, or move the patient to unlabelled"
             yield _error(f"part {part}, scan {scan.scan}", "has no mask", do)
+
+
+def _empty(part: str) -> Problem:
+    return _error(f"part {part}", "is empty", "choose another split, see 'vqseg data split --help'")
 
 
 def _error(where: str, what: str, do: str) -> Problem:

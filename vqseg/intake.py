@@ -40,7 +40,8 @@ class Intake(BaseModel):
     ``axis`` is the axis that slices are cut across: 0 sagittal, 1 coronal, 2 axial, or the file's own axis where
     ``orientation`` is "file". ``spacing_mm`` is the pixel size that slices were resampled to. ``frames`` says what the
     volumes of a 4-D file are: channels of one scan, or time points, each a scan. ``files`` says whether one file
-    holds all channels of a case, or each channel lies in a file of its own (CASE_0000, CASE_0001, ...).
+    holds all channels of a case, or each channel lies in a file of its own (CASE_0000, CASE_0001, ...). ``pooled``
+    names the patients whose volumes the percentiles of the set were computed from.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +53,7 @@ class Intake(BaseModel):
     files: Literal["one", "each"] = "one"
     channels: Annotated[list[Channel], Field(min_length=1, max_length=16)]
     bits: Literal[8, 16] = 8
+    pooled: list[str] = []
 
     @property
     def sources(self) -> int:

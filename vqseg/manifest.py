@@ -11,6 +11,7 @@ Letters: S slices, H x W pixels, C channels. A scan is one volume (or one 2-D im
 Masks lie in files of their own so that a semi-supervised run never opens those of unlabelled patients.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,6 +52,7 @@ class Scan(_Record):
 
     ``slices`` are the source's slice numbers, in order; ``spacing_mm`` is (slice, row, column) or None
     where unknown; ``range`` is the source's intensity range that was mapped to 0-255 (or 0-65535), over all channels.
+    ``constant`` marks an image whose pixels are all the same: any two patients may share one.
     """
 
     scan: str
@@ -61,6 +63,7 @@ class Scan(_Record):
     image: str
     image_sha256: str
     range: tuple[float, float]
+    constant: bool = False
     mask: str | None = None
     mask_sha256: str | None = None
     class_voxels: list[int] | None = None
@@ -93,9 +96,9 @@ class Manifest(_Record):
     def digest(self) -> str:
         """Content digest: everything that a number could depend on, but not where the data came from."""
         keys = {"scan", "patient", "slices", "shape", "spacing_mm", "image_sha256", "mask_sha256"}
-        return digest(
-            [self.classes, self.channels, [scan.model_dump(mode="json", include=keys) for scan in self.scans]]
-        )
+        scans = [scan.model_dump(mode="json", include=keys) for scan in self.scans]
+        # Color decides which augmentations there are. Gray data keep the digest that they had before it was recorded.
+        return digest([self.classes, self.channels, scans, *(["color"] if self.color else [])])
 
     @property
     def patients(self) -> list[str]:
@@ -194,6 +197,28 @@ def scans_of(manifest: Manifest, split: Split, part: str) -> list[Scan]:
     if missing:
         raise InputError(f"split {split.name!r}, part {part}: patient {missing[0]!r} is not in the data")
     return [scan for patient in split.parts.get(part, []) for scan in by_patient[patient]]
+
+
+def looked_at(intake: Mapping[str, Any] | None, parts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return, by part, the patients to be scored or selected on whose volumes the set's percentiles have seen."""
+    pooled = set((intake or {}).get("pooled", []))
+    seen = {part: [who for who in parts.get(part, []) if who in pooled] for part in ("val", "test", "devtest")}
+    return {part: patients for part, patients in seen.items() if patients}
+
+
+def annotated(note: str, intake: Mapping[str, Any] | None, parts: Mapping[str, Sequence[str]]) -> str:
+    """Return a split's note, with what `looked_at` finds in its parts."""
+    told = [
+        f"the intensity percentiles have seen {named(patients)} of {part}"
+        for part, patients in looked_at(intake, parts).items()
+    ]
+    return "; ".join(filter(None, [note, *(text for text in told if text not in note)]))
+
+
+def named(patients: Sequence[str]) -> str:
+    """Return a few names, and how many more there are: ``p1, p2, p3 and 4 more``."""
+    shown, more = ", ".join(patients[:3]), len(patients) - 3
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def write_array(path: Path, **arrays: np.ndarray) -> None:

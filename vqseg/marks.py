@@ -4,7 +4,7 @@ A mark is in the manifest, outside of the content digest: splits, runs and their
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vqseg.errors import InputError, pick
@@ -35,6 +35,14 @@ def parse_lesions(texts: Sequence[str], classes: Sequence[str]) -> dict[str, flo
             )
         found[pick(name, classes[1:], "foreground class for --lesion")] = tolerance
     return found
+
+
+def kept_marks(manifest: Manifest, given: Mapping[str, float]) -> list[str]:
+    """Return a note where an import was ``given`` other lesions than the folder is marked with: those stay."""
+    if not given or given == manifest.lesions:
+        return []
+    marked = ", ".join(f"{name}={tolerance:g}" for name, tolerance in manifest.lesions.items()) or "none"
+    return [f"lesions stay as they are marked ({marked}); change them with 'vqseg data mark'"]
 
 
 def mark(root: Path, *, lesions: Sequence[str] = (), no_lesions: Sequence[str] = ()) -> tuple[Manifest, bool]:

@@ -7,7 +7,7 @@ Letters: X, Y, Z voxels of the file, V volumes of a file, K classes.
 
 import gzip
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -152,9 +152,12 @@ def cases(source: Path, files: Literal["one", "each"] = "one") -> dict[str, list
 
 
 def nifti_files(folder: Path) -> list[Path]:
-    """Return the folder's NIfTI files, those of subfolders too, by name; hidden ones are left out."""
-    inside = [path for path in folder.rglob("*") if path.name.lower().endswith((".nii", ".nii.gz")) and path.is_file()]
-    return sorted(path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    """Return the folder's NIfTI files, those of subfolders and behind links too, by name; hidden ones are left out.
+
+    Raises:
+        InputError: a link leads nowhere.
+    """
+    return sorted(path for path in _below(folder, ()) if path.name.lower().endswith((".nii", ".nii.gz")))
 
 
 def case_name(path: Path, root: Path) -> str:
@@ -164,6 +167,22 @@ def case_name(path: Path, root: Path) -> str:
 
 
 # --- within ---------------------------------------------------------------------------------------
+
+
+def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield all files below ``folder``; a link back to one of the folders ``above`` is not followed."""
+    here = folder.resolve()
+    if here in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _below(path, (*above, here))
+        elif path.is_file():
+            yield path
+        elif path.is_symlink():
+            raise InputError(f"{path}: a link to {path.readlink()}, which is not there; restore or remove it")
 
 
 def size(shape: Sequence[int]) -> str:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from vqseg.errors import InputError, require_name
 from vqseg.files import read_json
-from vqseg.manifest import PARTS, Manifest, Split, read_manifest, read_split, write_split
+from vqseg.manifest import PARTS, Manifest, Split, annotated, read_manifest, read_split, write_split
 from vqseg.strata import interleaved, strata
 
 HELD_OUT = 20
@@ -47,6 +47,8 @@ def twins(manifest: Manifest) -> dict[str, set[str]]:
     """
     owners: dict[str, set[str]] = {}
     for scan in manifest.scans:
+        if scan.constant:
+            continue
         owners.setdefault(scan.image_sha256, set()).add(scan.patient)
     found: dict[str, set[str]] = {}
     for same in owners.values():
@@ -116,24 +118,27 @@ def same_split(root: Path, split: Split) -> bool:
     return isinstance(held, dict) and (held.get("data"), held.get("parts")) == (split.data, split.parts)
 
 
-def refuse_change(root: Path, split: Split) -> None:
+def refuse_change(root: Path, split: Split, *, do: str = "choose another name, or delete the file") -> None:
     """Refuse to put ``split`` where another one of its name lies.
 
     Raises:
-        InputError: the name is taken by other content.
+        InputError: the name is taken by other content; with what to ``do``.
     """
     path = root / "splits" / f"{split.name}.json"
     if path.exists() and not same_split(root, split):
-        raise InputError(f"{path}: is of other patients or other data; choose another name, or delete the file")
+        raise InputError(f"{path}: is of other patients or other data; {do}")
 
 
-def write_new(root: Path, made: Sequence[Split]) -> list[tuple[Split, bool]]:
+def write_new(root: Path, manifest: Manifest, made: Sequence[Split]) -> list[tuple[Split, bool]]:
     """Write those of ``made`` that are not there yet; return each with whether it was written.
+
+    Notes say whose volumes the intensity percentiles have seen, of those to be scored.
 
     Raises:
         InputError: a name is taken by other content; then none is written.
     """
-    new = [(split, not same_split(root, split)) for split in made]
+    told = [annotated(split.note, manifest.intake, split.parts) for split in made]
+    new = [(split.model_copy(update={"note": note}), not same_split(root, split)) for split, note in zip(made, told)]
     for split in made:
         refuse_change(root, split)
     for split, missing in new:
@@ -169,7 +174,7 @@ def receive(root: Path, file: Path, name: str | None = None) -> tuple[Split, boo
     for part, patients in split.parts.items():
         if part != "unlabelled" and (bare := [patient for patient in patients if patient not in usable]):
             raise InputError(f"{file}: patient {bare[0]!r} of part {part} has no mask; ask for a sound file")
-    return write_new(root, [split.model_copy(update={"name": require_name(name or split.name)})])[0]
+    return write_new(root, manifest, [split.model_copy(update={"name": require_name(name or split.name)})])[0]
 
 
 def add(
@@ -203,7 +208,7 @@ def add(
         test=test,
         stratify=stratify,
     )
-    return write_new(root, [made])[0]
+    return write_new(root, manifest, [made])[0]
 
 
 def draw(

@@ -41,7 +41,7 @@ def repeats(part: Part, source: Path) -> None:
 
 
 def reads(part: Part, source: Path) -> None:
-    """With the dtype and shape that the plan says."""
+    """With the shape that the plan says, and one dtype for all."""
     for scan in read_plan(part, source).scans:
         scan.read()
 

@@ -12,6 +12,7 @@ Source: script-Yang/VQ-Seg, README and data loader (layout, case id).
 Differs: 8-bit images are kept as they are; 16-bit ones are mapped by each scan's extremes, or a given window.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,9 +71,9 @@ def prepare(
     Raises:
         InputError: a file is missing, unreadable or mismatched, a name cannot be placed, or ``out`` holds other data.
     """
-    if window and not window[0] < window[1]:
+    if window and not -math.inf < window[0] < window[1] < math.inf:
         raise InputError(f"--window {window[0]:g} {window[1]:g}: expected the lower intensity first")
-    if classes and (len(classes) < 2 or len(set(classes)) < len(classes)):
+    if classes and (len(classes) < 2 or len(set(classes)) < len(classes) or not all(classes)):
         raise InputError(f"--classes {','.join(classes)}: expected two or more different names, background first")
     items = _items(source, names.reader(patients, pattern))
     _one_part_each(items, source, guessed=pattern is None and patients is None)
@@ -162,8 +163,8 @@ def _parts(items: list[_Item], source: Path, val: float | None) -> dict[str, lis
             f"{source / 'val'}: missing; add val/image and val/mask, or hold out labelled patients with --val 0.2"
         )
     labelled = parts["labelled"]
-    count = max(1, round(len(labelled) * val))
-    if not 0 < val < 1 or count >= len(labelled):
+    count = max(1, round(len(labelled) * val)) if 0 < val < 1 else len(labelled)
+    if count >= len(labelled):
         raise InputError(
             f"--val {val:g}: expected a share between 0 and 1 that leaves some of {len(labelled)} labelled patients"
         )
@@ -277,4 +278,7 @@ def _mask(path: Path) -> np.ndarray:
         raise InputError(f"{path}: not readable as a mask: {' '.join(str(error).split())}; restore the file") from None
     if values.ndim != 2:
         raise InputError(f"{path}: mask of shape {values.shape}; expected one class index per pixel, (rows, columns)")
+    if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+        what = "values that are not finite" if values.dtype.kind == "f" else str(values.dtype)
+        raise InputError(f"{path}: mask of {what}; expected one class index per pixel, correct the mask")
     return values.astype(np.uint8) if values.dtype == bool else values

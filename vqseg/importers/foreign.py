@@ -8,7 +8,7 @@ Letters: S slices, H x W pixels, C channels.
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from vqseg import foreign_code, splits
 from vqseg.config import Choice
 from vqseg.errors import InputError, require_name
 from vqseg.files import digest
+from vqseg.importers.parts import not_yet, stand_in
 from vqseg.importers.writer import Imported, Pending, Plan, Volume, write
 from vqseg.manifest import Manifest, Split
 from vqseg.parts import Part, resolve
@@ -49,10 +50,11 @@ def read_plan(part: Part, source: Path) -> Plan:
         raise InputError(f"{source}: no such folder")
     plan = _asked(part, lambda: part.build(source))
     _require_plan(part.label, plan)
+    seen: dict[str, str] = {}
     options = json.loads(json.dumps(part.options))  # as the manifest gives them back
     kept = {**plan.source, "importer": part.label, "path": str(source.resolve()), **options}
     code = part.code.hash if part.code else ""
-    scans = [replace(scan, read=partial(_read, part, scan, plan)) for scan in plan.scans]
+    scans = [replace(scan, read=partial(_read, part, scan, plan, seen)) for scan in plan.scans]
     return replace(plan, source=kept, state=digest([plan.state, code, options]), scans=scans)
 
 
@@ -72,7 +74,10 @@ def prepare_own(
     Raises:
         InputError: as `read_plan` and `writer.write`, or too few patients have masks.
     """
-    return write(out, read_plan(part, source), partial(_splits, labelled=labelled, val=val, test=test))
+    plan, drawn = read_plan(part, source), partial(_splits, labelled=labelled, val=val, test=test)
+    # Numbers that would not do if everybody had a mask are refused before anything is written.
+    drawn(not_yet([stand_in(scan.scan, scan.patient, scan.scan, masked=True) for scan in plan.scans]))
+    return write(out, plan, drawn)
 
 
 def _splits(manifest: Manifest, *, labelled: str, val: float, test: float) -> list[Split]:
@@ -81,12 +86,18 @@ def _splits(manifest: Manifest, *, labelled: str, val: float, test: float) -> li
     return [made.model_copy(update={"name": f"labelled-{len(made.parts['labelled'])}"})]
 
 
-def _read(part: Part, pending: Pending, plan: Plan) -> Volume:
+def _read(part: Part, pending: Pending, plan: Plan, seen: dict[str, str]) -> Volume:
+    """Read a scan and check it; ``seen`` holds the first scan of each dtype."""
     volume = _asked(part, pending.read)
     where = f"{part.label}: scan {pending.scan!r}"
     if not isinstance(volume, Volume):
         raise InputError(f"{where}: read() gave a {type(volume).__name__}; expected a vqseg.importers.writer.Volume")
     _require_image(where, volume.image, len(pending.slices), plan.channels)
+    seen.setdefault(str(volume.image.dtype), pending.scan)
+    if len(seen) > 1:
+        (one, first), (two, second) = list(seen.items())[:2]
+        what = f"scan {first!r} is {one}, scan {second!r} is {two}"
+        raise InputError(f"{part.label}: {what}; expected one dtype (white is 255 in uint8, 65535 in uint16)")
     if volume.mask is not None:
         _require_mask(where, volume.mask, volume.image.shape[:3], len(plan.classes))
     spacing = volume.spacing_mm
@@ -121,8 +132,14 @@ def _require_plan(label: str, plan: Any) -> None:
     if not isinstance(plan, Plan):
         raise InputError(f"{label}: gave a {type(plan).__name__}; expected a vqseg.importers.writer.Plan")
     require_name(plan.name, f"{label}: the plan's name")
-    if len(plan.classes) < 2 or len(set(plan.classes)) < len(plan.classes):
+    if (
+        len(plan.classes) < 2
+        or len(set(plan.classes)) < len(plan.classes)
+        or not _texts(plan.classes)
+        or "" in plan.classes
+    ):
         raise InputError(f"{label}: classes are {plan.classes}; expected two or more names, background first")
+    _require_facts(label, plan)
     if not plan.scans:
         raise InputError(f"{label}: found no scan; look at the source folder, and at how the function lists it")
     names = [scan.scan for scan in plan.scans]
@@ -132,6 +149,30 @@ def _require_plan(label: str, plan: Any) -> None:
             raise InputError(f"{label}: scan {scan.scan!r} stands twice; a scan is one volume, and its name its file's")
         if not scan.patient or not scan.slices:
             raise InputError(f"{label}: scan {scan.scan!r} has no patient or no slices; give both")
+
+
+def _require_facts(label: str, plan: Plan) -> None:
+    """Hold what goes into the manifest as it is against what the manifest takes."""
+    if not (isinstance(plan.channels, int) and 1 <= plan.channels <= 16):
+        raise InputError(f"{label}: channels is {plan.channels!r}; expected 1 to 16")
+    if plan.color and plan.channels != 3:
+        raise InputError(f"{label}: color is True with {plan.channels} channels; expected 3, red, green and blue")
+    if not isinstance(plan.lesions, dict) or not isinstance(plan.attributes, dict):
+        raise InputError(f"{label}: lesions and attributes: expected {{class: mm}} and {{patient: {{column: value}}}}")
+    for name, tolerance in plan.lesions.items():
+        if name not in plan.classes[1:]:
+            known = ", ".join(plan.classes[1:])
+            raise InputError(f"{label}: lesions name {name!r}; expected foreground classes of the plan: {known}")
+        if not (isinstance(tolerance, int | float) and 0 < tolerance < math.inf):
+            raise InputError(f"{label}: the lesion {name!r} has {tolerance!r}; expected a tolerance in mm above 0")
+    for patient, columns in plan.attributes.items():
+        if not isinstance(columns, dict) or not _texts([patient, *columns, *columns.values()]):
+            what = f"attributes of {patient!r} are {columns!r}"
+            raise InputError(f"{label}: {what}; expected {{column: value}}, all of them text (str(value))")
+
+
+def _texts(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _form(value: Any) -> str:

@@ -5,13 +5,14 @@
   voxels of each. Volumes of val and test are not looked at.
 - Without either, each scan is mapped from its own percentiles .5 and 99.5, as an MR's intensities have no unit.
 - A channel that is called CT, or looks like it (half of the volumes reach from -500 or less to 300 or more), has to be
-  given a window or percentiles.
+  given a window or percentiles; the window proposed is that of the training volumes, too.
 
 8 bits suffice where intensities are whole numbers and no range holds more than 256 of them; else 16 are kept.
 
 Letters: X, Y, Z voxels, V channels of the source.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -19,7 +20,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vqseg.errors import InputError
-from vqseg.files import digest
 from vqseg.intake import SCAN_PERCENTILES, Channel, Range, percentiles, require_finite, sample
 
 HU = (-500.0, 300.0)
@@ -30,7 +30,7 @@ BEYOND_HU = 100
 
 
 class Seen(NamedTuple):
-    """What a scan's voxels hold: per channel of the source, and a hash of all of them."""
+    """What a scan's voxels hold: per channel of the source, and a hash of all of them, whatever type they have."""
 
     extremes: list[Range]
     inner: list[Range]
@@ -46,7 +46,7 @@ def look(values: np.ndarray, mask: np.ndarray | None, where: object) -> Seen:
     Raises:
         InputError: a value is not finite; ``where`` is named.
     """
-    seen = Seen([], [], [], [], [], digest(f"{values.shape}".encode() + np.ascontiguousarray(values).tobytes(), 32))
+    seen = Seen([], [], [], [], [], _hash(values))
     for volume in np.moveaxis(values, -1, 0) if values.ndim == 4 else [values]:
         require_finite(volume, where)
         seen.extremes.append((float(volume.min()), float(volume.max())))
@@ -76,7 +76,7 @@ def require_ranges(windows: Sequence[Range], shares: Range | None) -> None:
 def channels(
     names: Sequence[str],
     scans: Sequence[Seen],
-    training: Sequence[bool],
+    training: Sequence[Seen],
     *,
     windows: Sequence[Range],
     shares: Range | None,
@@ -87,13 +87,14 @@ def channels(
     Args:
         names: those of the source's channels; "CT" has a meaning.
         scans: all scans of the set.
-        training: which of them are training scans.
+        training: those of them that train; nothing else is pooled, or proposed from.
         windows: fixed ranges.
         shares: percentiles (0-100) of the training scans.
         where: the source, for the error.
 
     Raises:
-        InputError: a CT without a range (one is proposed), or more than 16 channels.
+        InputError: a CT without a range (one is proposed), percentiles that are the same intensity, or more than 16
+            channels.
     """
     ct = [
         name.strip().upper() == "CT" or _like_hu([scan.extremes[v] for scan in scans]) for v, name in enumerate(names)
@@ -107,11 +108,10 @@ def channels(
                 for low, high in windows
             ]
         elif shares is not None:
-            pool = np.concatenate([scan.samples[source] for scan, used in zip(scans, training) if used])
-            low, high = (float(value) for value in np.percentile(pool, shares))
-            found.append(Channel(name=name, source=source, window=(low, high), percentiles=shares))
+            window = _pooled(source, name, training, shares, where)
+            found.append(Channel(name=name, source=source, window=window, percentiles=shares))
         elif ct[source]:
-            raise InputError(_proposal(source, name, scans, where))
+            raise InputError(_proposal(source, name, training or scans, where))
         else:
             found.append(Channel(name=name, source=source, percentiles=SCAN_PERCENTILES))
     if len(found) > MOST_CHANNELS:
@@ -128,6 +128,27 @@ def bits_for(found: Sequence[Channel], scans: Sequence[Seen]) -> Literal[8, 16]:
         if any(math.floor(high) - math.ceil(low) > 255 for low, high in ranges):
             return 16
     return 8
+
+
+def _hash(values: np.ndarray) -> str:
+    """Return one hash for the same intensities in whatever type a file keeps them."""
+    found = hashlib.sha256(f"{values.shape}".encode())
+    for plane in values:
+        found.update((plane.astype(np.float64) + 0.0).tobytes())  # there is a -0.0 among floats
+    return found.hexdigest()[:32]
+
+
+def _pooled(source: int, name: str, training: Sequence[Seen], shares: Range, where: object) -> Range:
+    """Return the percentiles of all training scans' voxels."""
+    if not training:
+        raise InputError(f"{where}: no scan is left to train on; --percentiles needs some, or give a --window")
+    pool = np.concatenate([scan.samples[source] for scan in training])
+    low, high = (float(end) for end in np.percentile(pool, shares))
+    if not low < high:
+        what = f"in channel {name!r} of the training scans both are {low:g}"
+        do = "choose percentiles that lie further apart, or give a --window"
+        raise InputError(f"--percentiles {shares[0]:g} {shares[1]:g}: {what}; {do}")
+    return low, high
 
 
 def _like_hu(extremes: Sequence[Range]) -> bool:

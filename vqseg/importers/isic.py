@@ -31,6 +31,7 @@ from vqseg import splits
 from vqseg.errors import InputError
 from vqseg.importers import names
 from vqseg.importers.isic_folders import Item, Layout, items_of, layout_of
+from vqseg.importers.parts import not_yet, stand_in
 from vqseg.importers.pictures import intake, pixels, shrunk_size
 from vqseg.importers.writer import Imported, Pending, Plan, Volume, file_state, write
 from vqseg.manifest import Manifest, Split
@@ -95,7 +96,9 @@ def prepare(
         intake=intake(max_side=max_side),
         notes=_notes(layout, items, source, table),
     )
-    return write(out, plan, partial(_splits, parts=parts, labelled=labelled, shares=shares))
+    drawn = partial(_splits, parts=parts, labelled=labelled, shares=shares)
+    drawn(not_yet([stand_in(item.name, item.patient, item.name, masked=item.mask is not None) for item in items]))
+    return write(out, plan, drawn)
 
 
 def _name(source: Path, layout: str) -> str:

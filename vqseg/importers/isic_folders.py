@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vqseg.errors import InputError
-from vqseg.importers.names import Table
+from vqseg.importers.names import Table, one_mask_each
 from vqseg.importers.pictures import IMAGE_SUFFIXES, by_stem, opened
 
 CHALLENGE = r"IS(?:IC|BI)-?(?P<year>201[678])(?:_ISIC)?"
@@ -87,14 +87,15 @@ def items_of(layout: Layout, table: Table | None) -> list[Item]:
     """Return the images of the parts that have masks: training, validation, test, each in order of name.
 
     Raises:
-        InputError: a mask without an image or of another size, a validation or test image without a mask, a name that
-            stands twice or that ``table`` does not have.
+        InputError: a mask without an image or of another size, two masks of one image, a validation or test image
+            without a mask, a name that stands twice or that ``table`` does not have or gives no patient.
     """
     items: list[Item] = []
     seen: dict[str, Path] = {}
     for part in (part for part in ("train", "val", "test") if part in layout.images and part in layout.masks):
         images = _files(layout.images[part], IMAGE_SUFFIXES)
-        masks = {MASK_NAME.sub("", stem): path for stem, path in _files(layout.masks[part], (".png",)).items()}
+        drawn = _files(layout.masks[part], (".png",))
+        masks = one_mask_each((MASK_NAME.sub("", stem), path) for stem, path in drawn.items())
         if not images or not masks:
             empty = layout.masks[part][0] if images else layout.images[part][0]
             raise InputError(f"{empty}: holds no {'PNG mask' if images else 'JPEG or PNG image'}; restore the files")
@@ -107,7 +108,7 @@ def items_of(layout: Layout, table: Table | None) -> list[Item]:
             if name not in masks and part != "train":
                 raise InputError(f"{image}: has no mask in {layout.masks[part][0]}; the {part} part needs it")
             _same_size(image, masks.get(name))
-            patient = (table.patients[table.key(image)] if table else "") or name
+            patient = (table.patient(table.key(image)) if table else "") or name
             items.append(Item(part, name, patient, image, masks.get(name)))
     return items
 

@@ -53,12 +53,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Case:
-    """The files of one case: one image with all channels or one per channel; ``test`` is the source's own word."""
+    """The files of one case: one image with all channels or one per channel; ``test`` is the source's own word.
+
+    ``withheld`` says that the source has a mask, which is not to be used.
+    """
 
     name: str
     images: tuple[Path, ...]
     mask: Path | None = None
     test: bool = False
+    withheld: bool = False
 
 
 @dataclass(frozen=True)

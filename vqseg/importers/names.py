@@ -3,13 +3,13 @@
 Default rule: ``PATIENT_frameNN_slice_K`` is slice K of scan ``PATIENT_frameNN``; any other name is a scan of one image,
 whose patient is the text before the first underscore.
 
-A table is a CSV file with one row per image: its name in one of `IMAGE_COLUMNS`, its patient in `PATIENT_COLUMNS`, and
-whatever else is known about it, by which splits can be stratified.
+A table is a CSV file (comma, semicolon or tab) with one row per image: its name in one of `IMAGE_COLUMNS`, its patient
+in `PATIENT_COLUMNS`, and whatever else is known about it, by which splits can be stratified.
 """
 
 import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +17,10 @@ from vqseg.errors import InputError
 
 VOLUME_NAME = r"(?P<scan>(?P<patient>[^_]+)_frame\d+)_slice_(?P<slice>\d+)"
 IMAGE_COLUMNS = ("image", "case", "image_id", "image_name", "isic_id")
-# Where a row fills several of them, the first counts: a patient may have many lesions.
+# Where a row fills several of them, the first counts: a patient may have many lesions. A row that fills a later one
+# only belongs to the patient of the other rows with that lesion.
 PATIENT_COLUMNS = ("patient", "patient_id", "lesion_id")
+SEPARATORS = ",;\t"
 
 
 class Place(NamedTuple):
@@ -46,6 +48,16 @@ class Table(NamedTuple):
             if name in self.patients:
                 return name
         raise InputError(f"{self.path}: has no row for image {path.name}; add one")
+
+    def patient(self, key: str) -> str:
+        """Return the patient of the row ``key``, "" where the whole table names none.
+
+        Raises:
+            InputError: this row names none, although others do.
+        """
+        if not self.patients[key] and any(self.patients.values()):
+            raise InputError(f"{self.path}: names no patient for image {key}; fill it in")
+        return self.patients[key]
 
     def attributes(self, patient_of: Mapping[Path, str]) -> dict[str, dict[str, str]]:
         """Return {patient: {column: value}} for images and their patients; different values are joined by ``+``."""
@@ -82,14 +94,26 @@ def reader(patients: Path | None = None, pattern: str | None = None) -> Callable
         groups = match.groupdict() if match else {}
         patient = groups.get("patient") or path.stem.split("_", 1)[0]
         if table is not None:
-            patient = table.patients[table.key(path)]
-            if not patient:
-                raise InputError(f"{patients}: names no patient for image {path.name}; fill it in")
+            patient = table.patient(table.key(path))
         scan = groups.get("scan") or path.stem
         scan = scan if expression is None or scan.startswith(patient) else f"{patient}_{scan}"
         return Place(patient, scan, int(groups["slice"]) if groups.get("slice") else None)
 
     return place
+
+
+def one_mask_each(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Return the mask of each image, from pairs of an image's name and a mask.
+
+    Raises:
+        InputError: an image has two.
+    """
+    found: dict[str, Path] = {}
+    for name, path in named:
+        if name in found:
+            raise InputError(f"{path}: a second mask of {name}, beside {found[name]}; keep one")
+        found[name] = path
+    return found
 
 
 def _pattern(pattern: str | None) -> re.Pattern[str] | None:
@@ -110,11 +134,15 @@ def read_table(path: Path) -> Table:
     """Read a table of images.
 
     Raises:
-        InputError: unreadable, without a column for the image, or an image stands twice with different contents.
+        InputError: unreadable, without a column for the image, an image stands twice with different contents, or a
+            lesion belongs to several patients.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [{key.strip(): (row[key] or "").strip() for key in row if key} for row in csv.DictReader(file)]
+            head = file.readline()
+            file.seek(0)
+            read = csv.DictReader(file, delimiter=max(SEPARATORS, key=head.count))
+            rows = [{key.strip(): (row[key] or "").strip() for key in row if key} for row in read]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     held = set(rows[0]) if rows else set()
@@ -126,11 +154,28 @@ def read_table(path: Path) -> Table:
         )
     table = Table(path, {}, {})
     groups = [column for column in PATIENT_COLUMNS if column in held]
-    for row in rows:
+    for row, patient in zip(rows, _patients(rows, groups, path)):
         others = {key: value for key, value in row.items() if key not in (image, *groups)}
-        patient = next((row[column] for column in groups if row[column]), "")
         name = row[image]
         if name in table.patients and (table.patients[name], table.columns[name]) != (patient, others):
             raise InputError(f"{path}: image {name!r} stands twice, with different contents; remove one row")
         table.patients[name], table.columns[name] = patient, others
     return table
+
+
+def _patients(rows: Sequence[Mapping[str, str]], groups: Sequence[str], path: Path) -> list[str]:
+    """Return the patient of every row by the first of the columns ``groups`` that says who it is, "" if none does."""
+    named = [next(((column, row[column]) for column in groups if row[column]), None) for row in rows]
+    owners: dict[tuple[str, str], set[str]] = {}
+    for row, first in zip(rows, named):
+        for column in groups:
+            if first is not None and row[column] and column != first[0]:
+                owners.setdefault((column, row[column]), set()).add(first[1])
+    found = []
+    for first in named:
+        known = owners.get(first, set()) if first else set()
+        if first and len(known) > 1:
+            who = " and ".join(repr(patient) for patient in sorted(known)[:2])
+            raise InputError(f"{path}: a row of {first[0]} {first[1]!r} may be of {who}; fill in {groups[0]}")
+        found.append(next(iter(known)) if known else first[1] if first else "")
+    return found

@@ -14,6 +14,7 @@ from typing import Literal
 from vqseg.errors import InputError
 from vqseg.importers import volumetric
 from vqseg.importers.layouts import Case, Layout, Options
+from vqseg.importers.names import one_mask_each
 from vqseg.importers.writer import Imported
 from vqseg.nifti import case_name, cases, nifti_files
 
@@ -68,7 +69,10 @@ def prepare(
 def _cases(images: Path, masks: Path | None) -> list[Case]:
     found = {name: members[0] for name, members in cases(images).items()}
     if masks is not None:
-        drawn = {case_name(path, masks): path for path in nifti_files(masks)}
+        drawn = one_mask_each((case_name(path, masks), path) for path in nifti_files(masks))
+        if not drawn:
+            do = "convert the masks to NIfTI, or leave the folder out to import without masks"
+            raise InputError(f"{masks}: holds no NIfTI mask (.nii, .nii.gz); {do}")
         inside = masks.resolve()
         found = {name: path for name, path in found.items() if not path.resolve().is_relative_to(inside)} or found
     else:
@@ -85,16 +89,14 @@ def _matched(images: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]
     plain: dict[str, list[str]] = {}
     for name in images:
         plain.setdefault(_plain(name, IMAGE_WORDS), []).append(name)
-    found: dict[str, Path] = {}
+    found: list[tuple[str, Path]] = []
     for name, path in masks.items():
         candidates = [name] if name in images else plain.get(_plain(name, MASK_WORDS), [])
         if len(candidates) != 1:
             what = f"may belong to {' or '.join(candidates)}" if candidates else "belongs to no image"
             raise InputError(f"{path}: {what}; give it its image's name, perhaps with _seg or _mask behind")
-        if candidates[0] in found:
-            raise InputError(f"{path}: a second mask of {candidates[0]}, beside {found[candidates[0]]}; keep one")
-        found[candidates[0]] = path
-    return found
+        found.append((candidates[0], path))
+    return one_mask_each(found)
 
 
 def _plain(name: str, words: Sequence[str]) -> str:

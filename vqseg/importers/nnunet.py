@@ -5,12 +5,14 @@ labelsTr/CASE.nii.gz, and perhaps imagesTs and labelsTs.
 Decathlon: ``dataset.json`` (modality, labels, training, test), one file per case, of 4 dimensions where it has several
 channels.
 
-Training cases without labels are unlabelled, and so are those of imagesTs, unless labelsTs holds all of theirs: then
-they are the test part. A channel called CT needs a window. See `vqseg.importers.volumetric`.
+Training cases without labels are unlabelled. The test cases (of imagesTs, or listed) are the test part if labelsTs, or
+the list, has labels of all of them; else all of them are unlabelled, whatever labels there are: nobody trains with the
+labels of a published test case. A channel called CT needs a window. See `vqseg.importers.volumetric`.
 
 Source: MIC-DKFZ/nnUNet, documentation/dataset_format.md; M. Antonelli et al., Nature Communications 13, 2022.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from vqseg.errors import InputError
 from vqseg.files import read_json
 from vqseg.importers import volumetric
 from vqseg.importers.layouts import Case, Layout, Options
+from vqseg.importers.names import one_mask_each
 from vqseg.importers.writer import Imported
 from vqseg.nifti import case_name, cases, nifti_files
 
@@ -46,16 +49,18 @@ def prepare(source: Path, out: Path, *, options: Options | None = None) -> Impor
     found, files, notes = _listed(source, about) if "channel_names" not in about else _raw(source, about)
     for case in found:
         _require_channels(case, channels, files)
+    classes = _classes(about["labels"], path)
     layout = Layout(
         importer="nnunet",
         path=source,
         name=re.sub(r"[^\w.=-]+", "-", source.resolve().name).lstrip("."),
         cases=found,
-        classes=_classes(about["labels"], path),
+        classes=classes,
         channels=channels,
         frames="channels",
         files=files,
         notes=notes,
+        extra=[("classes", classes), ("channels", channels)],
     )
     return volumetric.bring(layout, out, options or Options())
 
@@ -82,6 +87,8 @@ def _classes(labels: dict[str, Any], path: Path) -> list[str]:
     if region is not None:
         what = f"label {region!r} is a region of several values"
         raise InputError(f"{path}: {what}; write each value as a label of its own ({{name: number}})")
+    if len(labels) < 2:
+        raise InputError(f"{path}: labels are {labels}; expected a name for background (0) and for at least one more")
     by_index = {_index(value): name for name, value in labels.items()}
     if None in by_index:
         by_index = {_index(key): str(value) for key, value in labels.items()}
@@ -106,27 +113,31 @@ def _raw(source: Path, about: dict[str, Any]) -> tuple[list[Case], Literal["each
     if isinstance(promised, int) and promised != len(found):
         notes.append(f"dataset.json says {promised} training cases, imagesTr holds {len(found)}")
     if (source / "imagesTs").is_dir() and nifti_files(source / "imagesTs"):
-        found += _tests(_of(source, "Ts"), notes)
+        found += _tests(_of(source, "Ts"), notes, "of imagesTs")
     return found, "each", notes
 
 
 def _of(source: Path, part: str) -> list[Case]:
-    images, folder = cases(source / f"images{part}", "each"), source / f"labels{part}"
-    masks = {case_name(path, folder): path for path in nifti_files(folder)} if folder.is_dir() else {}
+    images, masks = cases(source / f"images{part}", "each"), _labels(source / f"labels{part}")
     stray = next((path for name, path in masks.items() if name not in images), None)
     if stray is not None:
         raise InputError(f"{stray}: has no image in images{part}; restore the image or remove the label")
     return [Case(name, tuple(paths), masks.get(name)) for name, paths in images.items()]
 
 
-def _tests(found: Sequence[Case], notes: list[str]) -> list[Case]:
-    """Return the cases of imagesTs as the test part if all of them have labels, else without labels."""
-    bare = [case for case in found if case.mask is None]
+def _labels(folder: Path) -> dict[str, Path]:
+    return one_mask_each((case_name(path, folder), path) for path in nifti_files(folder)) if folder.is_dir() else {}
+
+
+def _tests(found: Sequence[Case], notes: list[str], which: str) -> list[Case]:
+    """Return the test cases as the test part if all of them have labels, else all without labels."""
+    bare = sum(case.mask is None for case in found)
     if not bare:
         return [Case(case.name, case.images, case.mask, test=True) for case in found]
-    if len(bare) < len(found):
-        notes.append(f"{len(bare)} of {len(found)} cases of imagesTs have no label: none is a test case")
-    return list(found)
+    if bare < len(found):
+        what = "all are unlabelled, none is a test case, and the labels of the others are not used"
+        notes.append(f"{bare} of {len(found)} cases {which} have no label: {what}")
+    return [Case(case.name, case.images, withheld=case.mask is not None) for case in found]
 
 
 def _listed(source: Path, about: dict[str, Any]) -> tuple[list[Case], Literal["one", "each"], list[str]]:
@@ -135,20 +146,27 @@ def _listed(source: Path, about: dict[str, Any]) -> tuple[list[Case], Literal["o
     listed = about.get("training")
     if not isinstance(listed, list) or not listed:
         raise InputError(f"{path}: lists no 'training' cases and has no 'channel_names'; restore one of them")
-    found, kinds = [], set()
-    tests = about.get("test", [])
-    for entry in [*listed, *(tests if isinstance(tests, list) else [])]:
-        image, label = (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (entry, None)
-        if not isinstance(image, str) or not isinstance(label, str | None):
-            raise InputError(f"{path}: {entry!r} is no case; expected {{image: path, label: path}}")
-        images = _images(_below(source, image, path))
-        kinds.add(images[0].name == Path(image).name)
-        mask = None if label is None else _below(source, label, path)
-        if mask is not None and not mask.is_file():
-            raise InputError(f"{mask}: missing, although {path.name} lists it; restore it")
-        name = Path(image).name
-        found.append(Case(case_name(Path(name), Path()), images, mask))
-    return found, "one" if kinds == {True} else "each", []
+    tests, labels, notes = about.get("test", []), _labels(source / "labelsTs"), list[str]()
+    found = [_entry(entry, source, {}) for entry in listed]
+    apart = [_entry(entry, source, labels) for entry in (tests if isinstance(tests, list) else [])]
+    # A file per channel has its number behind the listed name.
+    each = any(case.images[0].name != name for case, name in [*found, *apart])
+    cases_of = [case for case, _ in found] + _tests([case for case, _ in apart], notes, "listed as 'test'")
+    return cases_of, "each" if each else "one", notes
+
+
+def _entry(entry: Any, source: Path, labels: dict[str, Path]) -> tuple[Case, str]:
+    """Return a listed case, with the label of its name where the entry has none, and the file name that it lists."""
+    path = source / "dataset.json"
+    image, label = (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (entry, None)
+    if not isinstance(image, str) or not isinstance(label, str | None):
+        raise InputError(f"{path}: {entry!r} is no case; expected {{image: path, label: path}}")
+    images, file = _images(_below(source, image, path)), Path(image).name
+    name = case_name(Path(file), Path())
+    mask = labels.get(name) if label is None else _below(source, label, path)
+    if mask is not None and not mask.is_file():
+        raise InputError(f"{mask}: missing, although {path.name} lists it; restore it")
+    return Case(name, images, mask), file
 
 
 def _images(image: Path) -> tuple[Path, ...]:
@@ -164,8 +182,9 @@ def _images(image: Path) -> tuple[Path, ...]:
 
 
 def _below(source: Path, name: str, path: Path) -> Path:
+    """Return a listed file; links inside of ``source`` may lead elsewhere, the name itself may not."""
     whole = source / name
-    if not whole.resolve().is_relative_to(source.resolve()):
+    if not Path(os.path.normpath(whole)).is_relative_to(os.path.normpath(source)):
         raise InputError(f"{path}: {name!r} lies outside of {source}; list files below it")
     return whole
 

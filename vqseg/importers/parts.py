@@ -4,12 +4,13 @@ Source parts stay: patients of the source's own test part are the test part. Val
 with masks (or counts of them), the labelled patients are drawn from the rest, and everybody else is unlabelled.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from vqseg import splits
 from vqseg.errors import InputError
-from vqseg.manifest import Manifest, Scan, Split
+from vqseg.manifest import Manifest, Scan, Split, annotated
 
 SHARES = {"val": 0.1, "test": 0.2}
 SEED = 0
@@ -49,7 +50,8 @@ def first(manifest: Manifest, *, tests: Sequence[str], wanted: Wanted) -> list[S
         split = splits.draw(manifest, base, name="source", labelled=labelled, seed=SEED)
         name = f"labelled-{'all' if labelled == 'all' else len(split.parts['labelled'])}"
         out = f"; left out, the same images as one of val or test: {', '.join(leaking)}" if leaking else ""
-        made.append(split.model_copy(update={"name": name, "note": split.note + out}))
+        note = annotated(split.note + out, manifest.intake, split.parts)
+        made.append(split.model_copy(update={"name": name, "note": note}))
     return made
 
 
@@ -84,7 +86,12 @@ def held_out(manifest: Manifest, tests: Sequence[str], wanted: Wanted) -> dict[s
     return {**{part: drawn.parts[part] for part, count in counts.items() if count}, **fixed}
 
 
-def stand_in(scan: str, patient: str, sha256: str, *, masked: bool) -> Scan:
+def not_yet(scans: Sequence[Scan]) -> Manifest:
+    """Return the manifest of `stand_in` scans, to draw a split for what is not written yet."""
+    return Manifest(name="drawn", classes=["", ""], source={}, default_split="", scans=list(scans))
+
+
+def stand_in(scan: str, patient: str, sha256: str, *, masked: bool, constant: bool = False) -> Scan:
     """Return a scan that is not written yet, with all that a draw asks for."""
     mask = "drawn" if masked else None
     return Scan(
@@ -95,6 +102,7 @@ def stand_in(scan: str, patient: str, sha256: str, *, masked: bool) -> Scan:
         image="",
         image_sha256=sha256,
         range=(0.0, 0.0),
+        constant=constant,
         mask=mask,
     )
 
@@ -106,6 +114,6 @@ def _number(part: str, given: float | None, total: int) -> int:
         return 0
     if 0 < share < 1:
         return max(1, round(total * share))
-    if share == int(share) and share > 0:
+    if math.isfinite(share) and share == int(share) and share > 0:
         return int(share)
     raise InputError(f"--{part} {share:g}: expected a share between 0 and 1, or a number of patients")

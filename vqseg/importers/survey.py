@@ -19,7 +19,6 @@ from vqseg.importers import intensities, parts
 from vqseg.importers.layouts import AXES, Case, Layout, Options
 from vqseg.importers.writer import shown, to_indices
 from vqseg.intake import Intake
-from vqseg.manifest import Manifest
 from vqseg.nifti import Source, probe, require_same_place, voxels
 from vqseg.volumes import coarsest, grid_of, stacked
 
@@ -73,9 +72,12 @@ def survey(layout: Layout, options: Options, patient_of: dict[str, str], name: s
             members.append(member)
             seen.append(look)
     training = _training(members, seen, layout, options)
+    looks = [look for member, look in zip(members, seen) if member.patient in training]
     channels = intensities.channels(
-        names, seen, training, windows=options.windows, shares=options.percentiles, where=layout.path
+        names, seen, looks, windows=options.windows, shares=options.percentiles, where=layout.path
     )
+    # Not where every channel got a fixed window all the same.
+    pooled = any(channel.window and channel.percentiles for channel in channels)
     intake = Intake(
         axis=axis,
         spacing_mm=options.spacing_mm,
@@ -83,6 +85,7 @@ def survey(layout: Layout, options: Options, patient_of: dict[str, str], name: s
         files=layout.files,
         channels=channels,
         bits=options.bits or intensities.bits_for(channels, seen),
+        pooled=training if pooled else [],
     )
     slices = [_count(headers[member.case.name][0], intake) for member in members]
     return Survey(intake, list(layout.classes or _unnamed(most)), members, slices, notes)
@@ -178,13 +181,19 @@ def _axis(sources: Sequence[Source], said: str | None) -> tuple[Literal[0, 1, 2]
 
 def _training(
     members: Sequence[Member], seen: Sequence[intensities.Seen], layout: Layout, options: Options
-) -> list[bool]:
-    """Return which scans train (labelled or unlabelled), so that percentiles may be taken of them.
+) -> list[str]:
+    """Return the patients who train (labelled or unlabelled), so that percentiles may be taken of their scans.
 
     The split is drawn for it as it will be: what is wrong with it is known before anything is written.
     """
     scans = [
-        parts.stand_in(member.scan, member.patient, look.sha256, masked=member.case.mask is not None)
+        parts.stand_in(
+            member.scan,
+            member.patient,
+            look.sha256,
+            masked=member.case.mask is not None,
+            constant=all(low == high for low, high in look.extremes),
+        )
         for member, look in zip(members, seen)
     ]
     twice = next((name for name, count in Counter(scan.scan for scan in scans).items() if count > 1), None)
@@ -195,10 +204,9 @@ def _training(
     if both is not None:
         what = f"is of patient {both.patient!r}, of whom the test part has images, too"
         raise InputError(f"{both.case.images[0]}: {what}; leave the case out, or correct the table")
-    drawn = Manifest(name="drawn", classes=["", ""], source={}, default_split="", scans=scans)
-    made = parts.first(drawn, tests=tests, wanted=options.wanted)[0].parts
+    made = parts.first(parts.not_yet(scans), tests=tests, wanted=options.wanted)[0].parts
     inside = {patient for part in ("labelled", "unlabelled") for patient in made.get(part, [])}
-    return [member.patient in inside for member in members]
+    return list(dict.fromkeys(member.patient for member in members if member.patient in inside))
 
 
 def _count(source: Source, intake: Intake) -> int:

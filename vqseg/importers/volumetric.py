@@ -46,7 +46,8 @@ def bring(layout: Layout, out: Path, options: Options) -> Imported:
     files = [path for case in layout.cases for path in (*case.images, case.mask) if path]
     state = file_state([*files, *([options.patients] if options.patients else [])], source)
     before = held(out, name, source)
-    if before is not None and unchanged(out, before, state):
+    kept = before is not None and unchanged(out, before, state)
+    if before is not None and kept:
         read = Survey(Intake.model_validate(before.intake), before.classes, [], [], [])
     else:
         read = survey(layout, options, patient_of, name)
@@ -65,9 +66,15 @@ def bring(layout: Layout, out: Path, options: Options) -> Imported:
         lesions=parse_lesions(options.lesions, read.classes),
         attributes=attributes,
         intake=read.intake.model_dump(mode="json"),
-        notes=[*layout.notes, *read.notes],
+        notes=[*layout.notes, *_bare(layout), *read.notes],
+        kept=kept,
     )
     return write(out, plan, partial(parts.first, tests=tests, wanted=options.wanted))
+
+
+def _bare(layout: Layout) -> list[str]:
+    count = sum(case.mask is None and not case.withheld for case in layout.cases)
+    return [f"{count} case{'s have' if count > 1 else ' has'} no mask: unlabelled"] if count else []
 
 
 def _require_options(layout: Layout, options: Options) -> None:
@@ -80,7 +87,7 @@ def _require_options(layout: Layout, options: Options) -> None:
     if layout.frames not in (None, "channels", "scans"):
         raise InputError(f"--frames {layout.frames}: expected channels (of one scan) or scans (time points)")
     named = layout.classes
-    if named is not None and not (2 <= len(named) == len(set(named)) <= MOST_CLASSES):
+    if named is not None and not (2 <= len(named) == len(set(named)) <= MOST_CLASSES and all(named)):
         raise InputError(f"--classes {','.join(named)}: expected 2 to 256 different names, background first")
     seen: dict[str, Case] = {}
     for case in layout.cases:
@@ -100,7 +107,7 @@ def _patients(layout: Layout, table: Table | None) -> tuple[dict[str, str], dict
         key = next((name for name in named if name in table.patients), None)
         if key is None:
             raise InputError(f"{table.path}: has no row for case {case.name}; add one")
-        patient_of[case.name] = patient = table.patients[key] or case.name
+        patient_of[case.name] = patient = table.patient(key) or case.name
         for column, value in table.columns[key].items():
             found.setdefault(patient, {}).setdefault(column, set()).add(value)
     joined = {who: {key: "+".join(sorted(vs - {""})) for key, vs in columns.items()} for who, columns in found.items()}

@@ -28,6 +28,7 @@ from vqseg.manifest import (
     write_manifest,
     write_split,
 )
+from vqseg.marks import kept_marks
 from vqseg.splits import refuse_change, same_split, twins
 
 MARKER = ".importing.json"
@@ -64,7 +65,8 @@ class Plan:
 
     ``source`` names the importer, the path and the options: a folder belongs to one such source.
     ``state`` changes when a source file does (name, size, time); equal states need no second reading.
-    ``color``, ``lesions``, ``attributes`` and ``intake`` go into the manifest as they are.
+    ``color``, ``attributes`` and ``intake`` go into the manifest as they are, ``lesions`` the first time only.
+    ``kept`` says that `unchanged` has just been asked, and was true.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Plan:
     attributes: dict[str, dict[str, str]] = field(default_factory=dict)
     intake: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    kept: bool = False
 
 
 class Imported(NamedTuple):
@@ -142,7 +145,7 @@ def file_state(paths: Sequence[Path], *extra: Any) -> str:
 
 def _write(out: Path, plan: Plan, splits: Callable[[Manifest], Sequence[Split]]) -> Imported:
     before = _claim(out, plan)
-    if before is not None and unchanged(out, before, plan.state):
+    if before is not None and (plan.kept or unchanged(out, before, plan.state)):
         scans, written = before.scans, 0
     else:
         scans, written = _write_scans(out, plan, before)
@@ -152,8 +155,8 @@ def _write(out: Path, plan: Plan, splits: Callable[[Manifest], Sequence[Split]])
         classes=plan.classes,
         channels=plan.channels,
         color=plan.color,
-        # Marks may have been set since; they are taken away with 'vqseg data mark' alone.
-        lesions=plan.lesions or (before.lesions if before else {}),
+        # Marks may have been set or taken away since, with 'vqseg data mark'.
+        lesions=before.lesions if before else plan.lesions,
         attributes=plan.attributes,
         intake=plan.intake,
         source={**plan.source, "state": plan.state},
@@ -163,7 +166,7 @@ def _write(out: Path, plan: Plan, splits: Callable[[Manifest], Sequence[Split]])
     made = list(splits(manifest))
     new = [split for split in made if not same_split(out, split)]
     for split in new:
-        refuse_change(out, split)
+        refuse_change(out, split, do="import into another folder, or make it with 'vqseg data split'")
     for split in new:
         write_split(out, split)
     manifest = manifest.model_copy(update={"default_split": made[-1].name})
@@ -171,7 +174,8 @@ def _write(out: Path, plan: Plan, splits: Callable[[Manifest], Sequence[Split]])
         write_manifest(out, manifest)
     (out / MARKER).unlink(missing_ok=True)
     names = [split.name for split in new]
-    return Imported(manifest, written, len(scans) - written, names, [*plan.notes, *_twin_notes(manifest)])
+    notes = [*plan.notes, *_twin_notes(manifest), *kept_marks(manifest, plan.lesions)]
+    return Imported(manifest, written, len(scans) - written, names, notes)
 
 
 def _twin_notes(manifest: Manifest) -> list[str]:
@@ -205,10 +209,11 @@ def held(out: Path, name: str, source: dict[str, Any]) -> Manifest | None:
 
 
 def unchanged(out: Path, before: Manifest | None, state: str) -> bool:
-    """Whether a finished import needs no second reading: the sources' state is the same and all files are there."""
+    """Whether a finished import needs no second reading: the sources' state is the same and all files are sound."""
     if before is None or before.source.get("state") != state:
         return False
-    return all((out / path).is_file() for scan in before.scans for path in (scan.image, scan.mask) if path)
+    images = all(_holds(out / scan.image, "image", scan.image_sha256) for scan in before.scans)
+    return images and all(_holds(out / scan.mask, "mask", scan.mask_sha256) for scan in before.scans if scan.mask)
 
 
 def _claim(out: Path, plan: Plan) -> Manifest | None:
@@ -234,7 +239,8 @@ def _write_scans(out: Path, plan: Plan, before: Manifest | None) -> tuple[list[S
     for pending in shown(plan.scans, plan.name, f"preparing {len(plan.scans)} scans"):
         volume = pending.read()
         entry = _entry(pending, volume, len(plan.classes))
-        if before and entry != known[pending.scan]:
+        # Manifests of before did not say whether an image is constant.
+        if before and entry != known[pending.scan].model_copy(update={"constant": entry.constant}):
             raise InputError(
                 f"{out}: scan {pending.scan!r} of the source has changed since it was imported; choose a new folder"
             )
@@ -257,6 +263,7 @@ def _entry(pending: Pending, volume: Volume, classes: int) -> Scan:
         image=f"images/{pending.scan}.npz",
         image_sha256=array_sha256(volume.image),
         range=volume.range,
+        constant=bool((volume.image == volume.image[:1, :1, :1]).all()),
         mask=None if mask is None else f"masks/{pending.scan}.npz",
         mask_sha256=None if mask is None else array_sha256(mask),
         class_voxels=None if mask is None else np.bincount(mask.ravel(), minlength=classes).tolist(),
@@ -266,14 +273,19 @@ def _entry(pending: Pending, volume: Volume, classes: int) -> Scan:
 
 def _keep_or_write(path: Path, key: str, array: np.ndarray, sha256: str | None) -> bool:
     """Write ``array`` unless ``path`` already holds it; return whether it was written."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if array_sha256(archive[key]) == sha256:
-                return False
-    except Exception:  # noqa: S110 - absent or damaged in whatever way: it is written anew
-        pass
+    if _holds(path, key, sha256):
+        return False
     write_array(path, **{key: array})
     return True
+
+
+def _holds(path: Path, key: str, sha256: str | None) -> bool:
+    """Whether a stored file has this content; absent or damaged in whatever way, it has not."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return array_sha256(archive[key]) == sha256
+    except Exception:
+        return False
 
 
 def shown(items: Sequence[Item], name: str, doing: str) -> Iterator[Item]:
