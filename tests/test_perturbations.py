@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vqseg.codebook import Quantized, quantize
+from vqseg.config import Choice
+from vqseg.parts import resolve
 from vqseg.perturbations import PERTURBATIONS
+from vqseg.perturbations.cluster_qpm import ClusterQPM
+from vqseg.perturbations.mask_and_replace import MaskAndReplace
 from vqseg.perturbations.qpm import QPM
 from vqseg.perturbations.uniform import Uniform
 from vqseg.replacement import changed_share, energies
@@ -50,6 +55,18 @@ def test_same_seed_same_result_and_another_seed_another(name):
     runs = [perturbation.apply(quantized, table, perturbation.draw(quantized, table, stream(s))) for s in (1, 1, 2)]
     assert torch.equal(runs[0], runs[1])
     assert torch.equal(runs[0], runs[2]) == (name == "none")
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_nothing_waits_for_the_device_and_half_precision_codes_do(name):
+    """Tensors without values: reading one, or a shape that depends on one, raises."""
+    perturbation = PERTURBATIONS[name]()
+    with FakeTensorMode():
+        indices = torch.zeros(2, 600, dtype=torch.long)
+        quantized = Quantized(torch.zeros(2, 600, 6), indices, {})
+        for codes in (torch.zeros(300, 6), torch.zeros(300, 6, dtype=torch.bfloat16)):
+            out = perturbation.apply(quantized, codes, perturbation.draw(quantized, codes, stream()))
+            assert out.shape == (2, 600, 6) and out.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", RATED)
@@ -164,11 +181,12 @@ def test_the_loop_over_codes_and_the_fast_sampler_agree_in_distribution():
         assert chi2_contingency(counts[:, counts.sum(0) >= 10]).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("kind", [QPM, ClusterQPM])
 @pytest.mark.parametrize("chunk", [1, 7, 100_000])
-def test_the_chunk_size_does_not_change_the_draws(chunk):
+def test_the_chunk_size_does_not_change_the_draws(chunk, kind):
     _, quantized, table = sample(codes=300, tokens=200)
-    reference = QPM(rate=0.9).draw(quantized, table, stream())
-    assert torch.equal(QPM(rate=0.9, chunk=chunk).draw(quantized, table, stream()), reference)
+    reference = kind(rate=0.9).draw(quantized, table, stream())
+    assert torch.equal(kind(rate=0.9, chunk=chunk).draw(quantized, table, stream()), reference)
 
 
 def test_two_far_codes_never_lose_their_weight_to_rounding():
@@ -208,7 +226,69 @@ def test_uniform_reaches_every_other_code_equally():
     assert chisquare(np.delete(counts, 3)).pvalue > 1e-3
 
 
+# Mask-and-replace: index V is [MASK].
+
+
+@pytest.mark.parametrize("mask_share", [0.0, 0.4, 1.0])
+def test_what_is_not_masked_is_what_uniform_draws(mask_share):
+    _, quantized, table = sample()
+    uniform = Uniform(rate=0.6).draw(quantized, table, stream())
+    drawn = MaskAndReplace(rate=0.6, mask_share=mask_share).draw(quantized, table, stream())
+    masked = drawn == len(table)
+    assert torch.equal(drawn[~masked], uniform[~masked])
+    assert not masked[uniform == quantized.indices].any()
+    assert masked[uniform != quantized.indices].float().mean() == pytest.approx(mask_share, abs=0.15)
+
+
+def test_mask_and_replace_follows_its_matrix():
+    table = torch.randn(9, 2, generator=stream(4))
+    _, after = draws(MaskAndReplace(rate=0.7, mask_share=0.4), table, torch.tensor([3]), 200_000)
+    expected = np.full(10, 0.7 * 0.6 / 8)
+    expected[3], expected[9] = 0.3, 0.7 * 0.4
+    assert chisquare(np.bincount(after.numpy(), minlength=10), expected * 200_000).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("bias", [0.0, 100.0])
+def test_a_masked_token_is_the_mean_code_wherever_the_book_lies(bias):
+    """So its distortion is 1 where the codes are used evenly; zero's would be 10,000 at this bias."""
+    table = torch.randn(64, 6, generator=stream(7)) + bias
+    tokens = table.repeat(3, 1)[None].requires_grad_()
+    quantized, mask = quantize(tokens, table), MaskAndReplace(rate=1.0, mask_share=1.0)
+    out = mask.apply(quantized, table, mask.draw(quantized, table, stream()))
+    assert torch.allclose(out, table.mean(0).expand_as(out), atol=1e-4)
+    moved, spread = energies(quantized.tokens, out)
+    assert moved / spread == pytest.approx(1, rel=1e-3)
+    out.sum().backward()
+    assert torch.equal(tokens.grad, torch.ones_like(tokens))
+
+
+def test_masking_moves_less_than_replacing_by_the_variance_of_the_book():
+    table = torch.randn(400, 4, generator=stream(7))
+    indices = torch.randint(20, (1, 40_000), generator=stream(8))  # a few codes alone are used
+    quantized = Quantized(table[indices], indices, {})
+    replaced, masked = (
+        energies(quantized.tokens, arm.apply(quantized, table, arm.draw(quantized, table, stream())))[0]
+        for arm in (MaskAndReplace(rate=1.0, mask_share=share) for share in (0.0, 1.0))
+    )
+    assert replaced - masked == pytest.approx(table.var(0, correction=0).sum().item(), rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "module"), [("mask-and-replace", "uniform"), ("cluster-qpm", "qpm")])
+def test_what_an_arm_is_built_on_is_part_of_its_identity(name, module):
+    assert f"vqseg.perturbations.{module}" in resolve("perturbation", Choice(name=name)).hashes()
+
+
+@pytest.mark.parametrize("kind", [QPM, ClusterQPM])
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": float("inf")}, {"chunk": 0}])
-def test_qpm_refuses_what_has_no_meaning(options):
+def test_qpm_refuses_what_has_no_meaning(options, kind):
     with pytest.raises(ValueError, match=next(iter(options))):
-        QPM(**options)
+        kind(**options)
+
+
+@pytest.mark.parametrize(
+    "name", ["mask-and-replace mask_share=-0.1", "mask-and-replace mask_share=1.1", "cluster-qpm clusters=0"]
+)
+def test_the_other_arms_refuse_it_too(name):
+    arm, option, value = name.replace("=", " ").split()
+    with pytest.raises(ValueError, match=f"{option} must"):
+        PERTURBATIONS[arm](**{option: float(value)})

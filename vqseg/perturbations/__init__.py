@@ -6,7 +6,9 @@ A perturbation has ``draw(quantized, codes, generator) -> Tensor`` (what changes
 """
 
 from vqseg.perturbations.channel_dropout import ChannelDropout
+from vqseg.perturbations.cluster_qpm import ClusterQPM
 from vqseg.perturbations.dropout import Dropout
+from vqseg.perturbations.mask_and_replace import MaskAndReplace
 from vqseg.perturbations.none import NoPerturbation
 from vqseg.perturbations.qpm import QPM
 from vqseg.perturbations.shuffle import Shuffle
@@ -14,7 +16,9 @@ from vqseg.perturbations.uniform import Uniform
 
 PERTURBATIONS = {
     "channel-dropout": ChannelDropout,
+    "cluster-qpm": ClusterQPM,
     "dropout": Dropout,
+    "mask-and-replace": MaskAndReplace,
     "none": NoPerturbation,
     "qpm": QPM,
     "shuffle": Shuffle,

@@ -44,6 +44,8 @@ LOOKS = {
     "channel-dropout-shared": Look("#56B4E9", "v", ":", "channel dropout, shared stat."),
     "shuffle": Look("#CC79A7", "P", (0, (5, 1, 1, 1))),
     "uniform": Look("#E69F00", "X", (0, (3, 1)), "uniform replacement"),
+    "mask-and-replace": Look("#11A579", "<", (0, (4, 1, 1, 1)), "mask and replace"),
+    "cluster-qpm": Look("#8C6D00", "p", (0, (6, 2)), "QPM in clusters"),
     "db": Look("#0072B2", "^", "--", "DB"),
     "pfa": Look("#009E73", "D", "-.", "PFA"),
     "qpm+db": Look("#CC79A7", "v", (0, (5, 1, 1, 1)), "QPM + DB"),
@@ -53,7 +55,7 @@ LOOKS = {
     "rival": Look("#666666", "*", (0, (1, 1)), "scored from predictions"),
 }
 SPARE = (
-    Look("#8C6D00", "<", (0, (1, 1))),
+    Look("#8C6D00", "d", (0, (1, 1))),
     Look("#56B4E9", ">", (0, (4, 2, 1, 2))),
     Look("#7F3C8D", "p", (0, (6, 2))),
     Look("#999999", "h", (0, (2, 2))),
