@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from vqseg.cli import records
 from vqseg.cli import ui as ui_module
 from vqseg.errors import InputError
+from vqseg.records.run import resolve
 
 cli = CliRunner()
 
@@ -56,6 +58,26 @@ def test_show_answers_to_a_beginning_and_names_the_nearest_command_otherwise(she
     assert "weights/" in shown["files"]
     assert "state: killed" in ask("show", "12", "--store", shelf).stdout
     assert isinstance(ask("show", "zz", "--store", shelf).exception, InputError)
+
+
+def test_a_run_is_found_by_its_folder_and_never_by_one_that_is_called_alike(shelf, tmp_path, monkeypatch):
+    found = resolve(shelf, str(shelf / "runs" / "aaaa"))
+    assert (found.path, found.store) == (shelf / "runs" / "aaaa", shelf)
+    monkeypatch.chdir(tmp_path)
+    fabricate_run(tmp_path / "other", "aaaa")
+    shutil.copytree(tmp_path / "other" / "runs" / "aaaa", tmp_path / "aaaa")
+    assert resolve(shelf, "aaaa").path == shelf / "runs" / "aaaa"
+    for reference in ("./aaaa", str(tmp_path / "aaaa")):
+        with pytest.raises(
+            InputError, match="aaaa: no run of a store; a run lies in STORE/runs/IDENTITY, put it there"
+        ):
+            resolve(shelf, reference)
+    monkeypatch.chdir(tmp_path / "other" / "runs")
+    assert resolve(tmp_path / "none", "aaaa").path.resolve() == tmp_path / "other" / "runs" / "aaaa"
+    monkeypatch.chdir(tmp_path / "other" / "runs" / "aaaa")
+    assert resolve(tmp_path / "none", ".").identity == "aaaa"
+    with pytest.raises(InputError, match="run 'bbbb': no such run among 0"):
+        resolve(tmp_path / "none", "bbbb")
 
 
 def test_empty_store_says_what_to_run(tmp_path):

@@ -12,6 +12,8 @@ from vqseg.cli.forecast import forecast
 from vqseg.config import load_config
 from vqseg.errors import InputError
 from vqseg.files import read_json, write_yaml
+from vqseg.manifest import read_manifest
+from vqseg.marks import mark
 from vqseg.records.run import RunFolder
 from vqseg.study import standing
 from vqseg.study.cells import Request, StudyFolder, cell_config, plan_cell, prepare, write
@@ -314,6 +316,59 @@ def test_evaluate_scores_a_part_once_and_counts_repeats(vqseg, desk, phantom_roo
     monkeypatch.setattr("vqseg.records.sync.sync", _away)
     code, _, err = vqseg("study", "evaluate", "mini", "--split", "test", "--device", "cpu")
     assert code == 0 and err.startswith("vqseg: warning: ") and "http://away" in err and err.count("\n") == 1
+
+
+def test_evaluate_does_what_is_lacking_and_nothing_twice(vqseg, desk, phantom_root):
+    root = desk / "data"
+    shutil.copytree(phantom_root, root)
+    folder, record = prepared(desk, root, arms=("none",))
+    cell = record["cells"][0]
+    run = experiment.run(plan_cell(record, folder.store, cell), name=cell["name"])
+
+    def evaluate(*options):
+        code, out, err = vqseg("study", "evaluate", "mini", "--split", "test", "--device", "cpu", *options)
+        assert code == 0, err
+        return "1 cells scored" in out
+
+    name = read_manifest(root).classes[1]
+    assert evaluate("--protocol", "ssl4mis")
+    assert evaluate()  # what is usual is not ssl4mis
+    assert not evaluate()
+    assert not evaluate("--protocol", "scan, ssl4mis, scan")  # each was scored, in a call of its own
+    assert evaluate("--protocol", "vqseg-release,scan")
+    mark(root, lesions=[f"{name}=2"])
+    assert evaluate()
+    assert not evaluate()
+    assert evaluate("--protocol", "ssl4mis")
+    mark(root, lesions=[f"{name}=3"])
+    assert evaluate("--protocol", "all")
+    assert not evaluate()
+    rows = pd.read_parquet(run.path / "rows.parquet").query("part == 'test'")
+    assert not rows.duplicated(["checkpoint", "network", "protocol", "case", "class_name"]).any()
+    unfinished = [{**one, "unfinished": True} for one in run.status()["evaluations"]]
+    run.update(evaluations=unfinished)
+    assert evaluate()
+
+
+@pytest.mark.parametrize("part", ["labelled", "unlabelled"])
+def test_parts_to_train_on_are_scored_by_no_command(vqseg, phantom_root, tmp_path, part):
+    for words in (
+        ("evaluate", "0123", "--part", part),
+        ("evaluate", "0123", "--split", part),
+        ("study", "evaluate", "mini", "--part", part),
+        ("score", tmp_path, "--data", phantom_root, "--name", "a", "--part", part),
+    ):
+        code, _, err = vqseg(*words)
+        assert code == 2 and err.count("\n") == 1
+        assert err.startswith(f"vqseg: error: --part {part}: is for training, ") and "val, test or devtest" in err
+
+
+@pytest.mark.parametrize("words", [("evaluate", "0123"), ("study", "evaluate", "mini", "--part", "test")])
+def test_an_empty_protocol_is_refused(vqseg, words):
+    for text in ("", "scan,", "all,scan"):
+        code, _, err = vqseg(*words, "--protocol", text)
+        assert code == 2 and err.count("\n") == 1
+        assert f"--protocol {text!r}: expected names by comma, such as scan,ssl4mis, or all alone" in err
 
 
 def _away(*_, **__):

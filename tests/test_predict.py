@@ -1,5 +1,6 @@
 """New files through a trained network: read as its data were, label maps on their own grids, nothing done twice."""
 
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -271,6 +272,65 @@ def test_a_folder_belongs_to_one_network(run, volumes, tmp_path):
         predict(run, source, out)
 
 
+def files(out):
+    return sorted(path.name for path in out.rglob("*") if path.is_file())
+
+
+def test_nothing_of_what_is_done_again_stays(run, volumes, tmp_path):
+    source, out = tmp_path / "in" / "case_0.nii.gz", tmp_path / "out"
+    save(source, draw(np.random.default_rng(3))[0])
+    records = ["classes.json", "predictions.json"]
+    predict(run, source, out, probabilities=True)
+    assert files(out) == ["case_0.nii.gz", "case_0_probabilities.nii.gz", *records]
+    predict(run, source, out, network="student", overwrite=True)
+    assert files(out) == ["case_0.nii.gz", *records]
+    predict(run, source, out, network="student", overwrite=True, probabilities=True)
+    save(source, draw(np.random.default_rng(4))[0])
+    predict(run, source, out, network="student")
+    assert files(out) == ["case_0.nii.gz", *records]
+    # No label map outlives a file that cannot be segmented any more.
+    whole = source.read_bytes()
+    source.write_bytes(whole[: len(whole) // 2])
+    assert predict(run, source, out, network="student").failed
+    assert files(out) == records and read_json(out / "predictions.json")["cases"] == {}
+    source.write_bytes(whole)
+    assert predict(run, source, out, network="student").made == ["case_0.nii.gz"]
+
+
+@pytest.mark.parametrize("bad", [5, ["../mine.txt"], ["/mine.txt"], [5], [""]])
+def test_a_damaged_record_is_one_line_and_takes_nothing_away(run, volumes, tmp_path, vqseg, bad):
+    source, out = volumes / "images" / "case_0.nii.gz", tmp_path / "out"
+    (tmp_path / "mine.txt").write_text("mine")
+    write_json(out / "predictions.json", {"cases": {"case_0.nii.gz": {"files": bad}}})
+    code, _, err = vqseg("predict", run.path, source, out, "--overwrite")
+    assert code == 2 and err.count("\n") == 1 and "predictions.json: damaged: case 'case_0.nii.gz' has no list" in err
+    assert (tmp_path / "mine.txt").is_file()
+
+
+def test_another_file_of_the_same_name_size_and_time_is_another_file(run, volumes, tmp_path):
+    one, other = (save(tmp_path / name / "case.nii", draw(np.random.default_rng(5))[0]) for name in "ab")
+    for path in (one, other):
+        os.utime(path, ns=(10**18, 10**18))
+    assert predict(run, one, tmp_path / "out").made == ["case.nii"]
+    assert predict(run, one, tmp_path / "out").kept == ["case.nii"]
+    assert predict(run, other, tmp_path / "out").made == ["case.nii"]
+
+
+def test_a_status_that_does_not_tell_is_one_line(volumes, tmp_path, copied):
+    data = copied.status()["data"]
+    copied.update(data={key: value for key, value in data.items() if key != "root"})
+    with pytest.raises(InputError, match=r"status\.json: damaged: data\.root is missing; restore the file$"):
+        predict(copied, volumes / "images" / "case_0.nii.gz", tmp_path / "out")
+
+
+def test_values_that_are_not_finite_are_told_in_words_of_this_command(run, tmp_path):
+    values = np.full(SHAPE, np.nan, np.float32)
+    done = predict(run, save(tmp_path / "in" / "case.nii.gz", values), tmp_path / "out")
+    (reason,) = done.failed.values()
+    assert "not finite" in reason and reason.endswith("; mend the file and run the same command again")
+    assert "import" not in reason
+
+
 def test_code_of_a_users_own_needs_leave(volumes, tmp_path, copied):
     own = tmp_path / "own.py"
     own.write_text("from vqseg.encoders.unet import UNetEncoder\n\nclass Own(UNetEncoder):\n    '''The same.'''\n")
@@ -319,6 +379,31 @@ def about(channels=1, color=False, intake=None):
 def plain(**changes):
     channels = [Channel(name=f"{number}", source=number) for number in range(changes.pop("count", 1))]
     return Intake(axis=2, channels=channels, **changes).model_dump(mode="json")
+
+
+def test_what_probabilities_would_be_called_is_no_other_files_name(tmp_path):
+    for name in ("a.nii.gz", "a_probabilities.nii.gz"):
+        save(tmp_path / "two" / name, np.zeros(SHAPE, np.int16))
+    manifest = about(intake=plain(frames="scans"))
+    assert len(inputs.find(tmp_path / "two", manifest, 1)[0]) == 2
+    with pytest.raises(InputError, match=r"a_probabilities\.nii\.gz: in the way of the probabilities of .*a\.nii\.gz"):
+        inputs.find(tmp_path / "two", manifest, 1, probabilities=True)
+    save(tmp_path / "timed" / "b_t1.nii.gz", np.zeros(SHAPE, np.int16))
+    save(tmp_path / "timed" / "b.nii.gz", np.zeros(SHAPE, np.int16))
+    assert len(inputs.find(tmp_path / "timed", manifest, 1, probabilities=True)[0]) == 2
+    save(tmp_path / "timed" / "b.nii.gz", np.zeros((*SHAPE, 2), np.int16))
+    with pytest.raises(InputError, match=r"b_t1\.nii\.gz: in the way of the probabilities of .*b\.nii\.gz; rename"):
+        inputs.find(tmp_path / "timed", manifest, 1, probabilities=True)
+
+
+def test_what_a_mixed_folder_holds_besides_is_told(tmp_path):
+    save(tmp_path / "a.nii.gz", np.zeros(SHAPE, np.int16))
+    picture(tmp_path / "b.png", np.zeros((9, 7), np.uint8))
+    picture(tmp_path / "c.jpg", np.zeros((9, 7), np.uint8))
+    _, notes = inputs.find(tmp_path, about(intake=plain()), 1)
+    assert notes == ["2 pictures passed over, such as b.png: the run's data were volumes"]
+    _, notes = inputs.find(tmp_path, about(intake={"kind": "picture", "max_side": None, "window": None}), 1)
+    assert notes == ["1 NIfTI volumes passed over, such as a.nii.gz: the run's data were pictures"]
 
 
 def test_channels_in_files_of_their_own_are_one_case(tmp_path):

@@ -3,13 +3,14 @@
 import shutil
 from itertools import pairwise
 
+import fabricated
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from vqseg import experiment, rivals
+from vqseg import experiment, marks, rivals
 from vqseg.config import load_config
 from vqseg.errors import InputError
 from vqseg.evaluate import COLUMNS
@@ -22,7 +23,10 @@ from vqseg.manifest import read_manifest, read_mask, read_split, scans_of
 from vqseg.predict import predict
 from vqseg.records import exhibits, index
 from vqseg.records.mirror import fingerprint
+from vqseg.records.run import RunFolder
 from vqseg.records.views import run_view
+from vqseg.report.selection import Options as Wanted
+from vqseg.report.selection import select
 from vqseg.rivals import Rival, score_predictions
 from vqseg.study.cells import Request, plan_cell, prepare, write
 
@@ -306,9 +310,9 @@ def test_what_does_not_fit_is_one_line_that_names_the_file(phantom_root, tmp_pat
     np.savez(place / f"{name}.npz", one=labels, two=labels)
     refused("holds one, two; expected one array of class indices, or one called labels")
     (place / f"{name}.npz").write_bytes(b"PK broken")
-    refused(rf"{name}\.npz: not readable")
+    refused(rf"{name}\.npz: not readable: damaged, or Python objects instead of numbers; restore the file$")
     np.save(place / f"{name}.npz", np.array([{}], dtype=object), allow_pickle=True)
-    refused("not readable")
+    refused("not readable: damaged, or Python objects instead of numbers; restore the file$")
     (place / f"{name}.npz").unlink()
     refused(rf"p: holds no label map of scan '{name}'; expected {name}\.nii\.gz, \.npz or \.npy, or slices")
     for path in place.iterdir():
@@ -324,7 +328,8 @@ def test_what_does_not_fit_is_one_line_that_names_the_file(phantom_root, tmp_pat
     refused(rf"fold1/{name}\.npz: scan '{name}' has another one")
     shutil.rmtree(place)
     written(place, as_npz, maps)
-    refused("unknown part 'tets'", part="tets")
+    refused("unknown part 'tets'.*known: val, test$", part="tets")
+    refused("--part unlabelled: is for training, .*; name val, test or devtest", part="unlabelled")
     refused("unknown split 'other'|unknown split of .* 'other'", split="other")
     refused("unknown protocol 'scam'", protocols=["scam"])
     refused("protocol 'image' is not applicable to test: scan", protocols=["image"])
@@ -387,10 +392,22 @@ def test_what_could_lie_two_ways_is_refused(tmp_path):
         read(tmp_path / "masks", manifest, [bare])
 
 
+def test_square_slices_without_a_source_grid_are_read_as_said(phantom_root, tmp_path):
+    manifest, maps = truth(phantom_root)
+    assert read(written(tmp_path / "shw", as_nifti, maps), manifest, [scan for scan, _ in maps.values()])[1] == []
+    assert read(written(tmp_path / "npz", as_npz, maps), manifest, [scan for scan, _ in maps.values()])[1] == []
+    place = written(tmp_path / "whs", as_simple_itk, maps)
+    _, notes = read(place, manifest, [scan for scan, _ in maps.values()])
+    assert notes == [
+        f"4 volumes of square slices were read as (W, H, S), such as {next(iter(maps))}.nii; if rows come first, write"
+        " them as npz (S, H, W)"
+    ]
+
+
 # the run
 
 
-def test_a_rival_is_who_predicted_what(phantom_root, tmp_path):
+def test_a_rival_is_who_predicted_what(phantom_root, tmp_path, monkeypatch):
     manifest, maps = truth(phantom_root)
     place, store = written(tmp_path / "p", as_npz, maps), tmp_path / "store"
 
@@ -398,9 +415,14 @@ def test_a_rival_is_who_predicted_what(phantom_root, tmp_path):
         return score_predictions(where, Rival(*told), root=phantom_root, store=store, **options)
 
     first = scored("nnU-Net")
-    before = content(store)
-    assert not scored("nnU-Net").new and content(store) == before
-    status = first.folder.status()
+    before, status = content(store), first.folder.status()
+    monkeypatch.setattr(rivals, "now", lambda: "2100-01-01T00:00:00+00:00")
+    assert not scored("nnU-Net").new
+    # Only when it was last asked for: the last command's run stands in a table.
+    assert first.folder.status() == {**status, "called": "2100-01-01T00:00:00+00:00"}
+    after = content(store)
+    assert before.keys() == after.keys()
+    assert [path for path in before if before[path] != after[path]] == [f"runs/{first.folder.identity}/status.json"]
     assert (status["kind"], status["state"], status["code"], status["name"]) == ("foreign", "finished", {}, "nnU-Net")
     unknown = ("seed", "steps", "step", "labelled", "labels", "pretrained", "preset", "cost", "validation", "error")
     assert all(status[key] is None for key in unknown)
@@ -425,9 +447,21 @@ def test_other_protocols_are_scored_when_asked_for_from_the_given_label_maps(pha
     store = tmp_path / "store"
     place = written(tmp_path / "p", as_npz, truth(phantom_root)[1])
     first = score_predictions(place, Rival("a"), root=phantom_root, store=store)
-    with pytest.raises(InputError, match="holds no label map of scan"):  # unimatch scores val and test together
-        score_predictions(place, Rival("a"), root=phantom_root, store=store, protocols=["all"])
+    with pytest.raises(
+        InputError, match=r"'unimatch' scores val and test scans together, but .* holds no label map of"
+    ):
+        score_predictions(place, Rival("a"), root=phantom_root, store=store, protocols=["scan", "unimatch"])
     assert set(pd.read_parquet(first.folder.path / "rows.parquet")["protocol"]) == {"scan"}
+    done = score_predictions(place, Rival("a"), root=phantom_root, store=store, protocols=["all"])
+    assert set(done.rows["protocol"]) == {"scan", "ssl4mis", "vqseg-release"}
+    why = done.folder.status()["evaluations"][-1]["not_applicable"]["unimatch"]
+    assert why.startswith("val and test scans together, but ") and why.endswith(" of val")
+    assert f"not applicable: unimatch: {why}" in done.notes
+    with pytest.raises(InputError, match=r"holds no label map of scan .* and 3 others of 6"):
+        score_predictions(
+            written(tmp_path / "v", as_npz, truth(phantom_root, "val")[1]),
+            *(Rival("a"),), root=phantom_root, store=store, protocols=["all"],
+        )  # fmt: skip
     written(place, as_npz, truth(phantom_root, "val")[1])
     done = score_predictions(place, Rival("a"), root=phantom_root, store=store, protocols=["all"])
     assert done.new and done.folder.identity == first.folder.identity
@@ -435,12 +469,10 @@ def test_other_protocols_are_scored_when_asked_for_from_the_given_label_maps(pha
     assert found == {"scan": "native", "ssl4mis": "given", "unimatch": "given", "vqseg-release": "given"}
     assert (done.rows["part"] == "test").all() and not (done.rows.query("protocol == 'scan'")["dice"] < 1).any()
     assert [note.partition(": ")[0] for note in done.notes] == ["not applicable"]  # image
-    before = content(store)
     for protocols in (None, ["scan", "unimatch"], ["all"]):
         assert not score_predictions(place, Rival("a"), root=phantom_root, store=store, protocols=protocols).new
-    assert content(store) == before
     repeats = [entry["repeat"] for entry in done.folder.status()["evaluations"]]
-    assert repeats == [0, 1]
+    assert repeats == [0, 1, 2]
 
 
 def test_other_scoring_code_scores_again(phantom_root, tmp_path, monkeypatch):
@@ -450,6 +482,64 @@ def test_other_scoring_code_scores_again(phantom_root, tmp_path, monkeypatch):
     again = score_predictions(place, Rival("a"), root=phantom_root, store=tmp_path / "store")
     assert again.new and again.folder.identity == first.folder.identity
     assert again.folder.status()["scoring"] == "later" and len(again.rows) == len(first.rows)
+
+
+def test_a_protocol_named_twice_has_its_rows_once(phantom_root, tmp_path):
+    place = written(tmp_path / "p", as_npz, truth(phantom_root)[1])
+    options = {"root": phantom_root, "store": tmp_path / "store"}
+    done = score_predictions(place, Rival("a"), protocols=["scan", "scan"], **options)
+    assert not done.rows.duplicated(["protocol", "case", "class_index"]).any()
+    assert done.folder.status()["evaluations"][0]["protocols"] == ["scan"]
+
+
+def test_other_lesion_marks_score_again(phantom_root, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(phantom_root, root)
+    place = written(tmp_path / "p", as_npz, truth(root)[1])
+    options = {"root": root, "store": tmp_path / "store"}
+    first = score_predictions(place, Rival("a"), **options)
+    old = [
+        {key: value for key, value in one.items() if key != "lesions"} for one in first.folder.status()["evaluations"]
+    ]
+    first.folder.update(evaluations=old)
+    assert not score_predictions(place, Rival("a"), **options).new  # an older entry: no marks
+    name = read_manifest(root).classes[1]
+    for lesions, new in ((f"{name}=2", True), (f"{name}=2", False), (f"{name}=3", True)):
+        marks.mark(root, lesions=[lesions])
+        done = score_predictions(place, Rival("a"), **options)
+        assert done.new == new and done.folder.identity == first.folder.identity
+        assert done.rows.query("class_name == @name")["surface_dice"].notna().all()
+    marks.mark(root, no_lesions=[name])
+    done = score_predictions(place, Rival("a"), **options)
+    assert done.new and done.rows["surface_dice"].isna().all()
+    assert [one.get("lesions", {}) for one in done.folder.status()["evaluations"]] == [{}, {name: 2}, {name: 3}, {}]
+
+
+def test_a_scoring_that_is_killed_is_counted_and_done_again(phantom_root, tmp_path, monkeypatch):
+    place = written(tmp_path / "p", as_npz, truth(phantom_root)[1])
+    options = {"root": phantom_root, "store": tmp_path / "store"}
+    write = rivals.merge_rows
+
+    def killed(path, rows):
+        write(path, rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rivals, "merge_rows", killed)
+    with pytest.raises(KeyboardInterrupt):
+        score_predictions(place, Rival("a"), protocols=["scan", "ssl4mis"], **options)
+    monkeypatch.setattr(rivals, "merge_rows", write)
+    first = score_predictions(place, Rival("a"), **options)
+    assert first.new and set(first.rows["protocol"]) == {"scan"}  # nothing that no evaluation counts
+    monkeypatch.setattr(rivals, "merge_rows", killed)
+    with pytest.raises(KeyboardInterrupt):
+        score_predictions(place, Rival("a"), protocols=["scan", "ssl4mis"], **options)
+    assert [one.get("unfinished") for one in first.folder.status()["evaluations"]] == [None, True]
+    monkeypatch.setattr(rivals, "merge_rows", write)
+    done = score_predictions(place, Rival("a"), **options)
+    assert done.new
+    assert [(one["repeat"], "unfinished" in one) for one in done.folder.status()["evaluations"]] == [
+        (0, False), (1, True), (2, False),
+    ]  # fmt: skip
 
 
 def test_the_mirror_and_the_index_take_a_rival_like_any_run(phantom_root, tmp_path):
@@ -491,3 +581,82 @@ def test_a_table_shows_the_rival_and_commands_do_not_stumble_over_it(vqseg, phan
     assert code == 2 and "was scored from its predictions; it has no network" in err
     code, _, err = vqseg("score", tmp_path / "gone", "--data", phantom_root, "--name", "x")
     assert code == 2 and "no such file or folder" in err
+
+
+def test_the_last_command_decides_which_predictions_stand_in_the_table(vqseg, phantom_root, tmp_path, monkeypatch):
+    _, maps = truth(phantom_root, "val")
+    good = written(tmp_path / "good", as_npz, maps)
+    bad = written(tmp_path / "bad", as_npz, {name: (scan, labels * 0) for name, (scan, labels) in maps.items()})
+    for minute, (place, shown) in enumerate([(good, "100.00"), (bad, " 0.00"), (good, "100.00"), (bad, " 0.00")]):
+        monkeypatch.setattr(rivals, "now", lambda minute=minute: f"2100-01-01T00:0{minute}:00+00:00")
+        code, out, err = vqseg("score", place, "--data", phantom_root, "--name", "SAM", "--seed", 0, "--part", "val")
+        assert code == 0 and out.rstrip().endswith("(there already)") == (minute > 1), err
+        code, out, err = vqseg("report", "ablation")
+        assert code == 0, err
+        assert shown in next(line for line in out.splitlines() if line.startswith("SAM"))
+
+
+@pytest.mark.parametrize("word", ["scan, scan", "scan,all", "scan,,ssl4mis", ""])
+def test_protocols_are_named_once_by_comma(vqseg, phantom_root, tmp_path, word):
+    place = written(tmp_path / "p", as_npz, truth(phantom_root)[1])
+    code, _, err = vqseg("score", place, "--data", phantom_root, "--name", "a", "--protocol", word)
+    if word == "scan, scan":
+        assert code == 0, err
+    else:
+        assert code == 2 and err.startswith(f"vqseg: error: --protocol {word!r}: expected names by comma"), err
+        assert err.count("\n") == 1
+
+
+# which run of a method stands in a table
+
+
+def chosen(store, made):
+    return select(store, made, Wanted(part="devtest"))
+
+
+def evaluation(**changes):
+    return {"part": "devtest", "date": "2026-01-02T00:00:00+00:00", "protocols": ["scan"], "repeat": 0, **changes}
+
+
+def of(selection):
+    return 100 * selection.rivals.scores["dice"].mean()
+
+
+def test_the_run_that_was_asked_for_last_stands_in_the_table(tmp_path):
+    made = fabricated.study(tmp_path, seeds=1, noise=0.0)
+    old = fabricated.rival(tmp_path, dice=60.0, created="2026-01-01T00:00:00+00:00", evaluations=[evaluation()])
+    fabricated.rival(tmp_path, dice=80.0, created="2026-01-03T00:00:00+00:00")
+    assert of(chosen(tmp_path, made)) == pytest.approx(80)
+    again = evaluation(date="2026-01-04T00:00:00+00:00", repeat=1)
+    old.update(evaluations=[evaluation(), again])  # scored again: 'created' stays
+    assert of(chosen(tmp_path, made)) == pytest.approx(60)
+    fabricated.rival(
+        tmp_path, dice=80.0, created="2026-01-03T00:00:00+00:00", called="2026-01-05T00:00:00+00:00"
+    )  # 'there already'
+    assert len(index.foreign(tmp_path, "d" * 16)) == 3
+    assert of(chosen(tmp_path, made)) == pytest.approx(80)
+
+
+def test_a_run_that_is_refused_hides_no_older_one(tmp_path):
+    made = fabricated.study(tmp_path, seeds=1, noise=0.0)
+    fabricated.rival(tmp_path, dice=60.0, created="2026-01-01T00:00:00+00:00")
+    newer = fabricated.rival(tmp_path, dice=80.0, created="2026-01-03T00:00:00+00:00")
+    rows = pd.read_parquet(newer.path / "rows.parquet")
+    rows.assign(scoring="older").to_parquet(newer.path / "rows.parquet", index=False)
+    selection = chosen(tmp_path, made)
+    assert of(selection) == pytest.approx(60)
+    (note,) = selection.notes
+    assert note.startswith("nnU-Net, scored from its predictions, is left out: other scoring code scored it; ")
+
+
+def test_rows_of_other_lesion_marks_do_not_stand_beside_the_studys(tmp_path):
+    made = fabricated.study(tmp_path, seeds=1, noise=0.0)
+    run = fabricated.rival(tmp_path, evaluations=[evaluation(lesions={"LV": 2.0})])
+    selection = chosen(tmp_path, made)
+    assert selection.rivals.names == []
+    assert "lesions were marked LV=2 when it was scored, none for the study; score again" in selection.notes[0]
+    for cell in made["cells"]:
+        RunFolder(tmp_path, cell["identity"]).update(evaluations=[evaluation(lesions={"LV": 2.0})])
+    assert chosen(tmp_path, made).rivals.names == ["nnU-Net"]
+    run.update(evaluations=[evaluation(lesions={"LV": 2.0}, unfinished=True)])
+    assert "its last scoring was cut short; 'vqseg score' finishes it" in chosen(tmp_path, made).notes[0]

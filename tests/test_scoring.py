@@ -176,6 +176,45 @@ def test_tokens_of_windows_are_counted_by_the_class_that_they_cover(phantom_root
     assert [usage[f"class_{name}"].sum() for name in classes] == expected.tolist()
 
 
+def test_an_evaluation_says_with_what_it_was_made(run):
+    plan, network, folder = run
+    score(run, "val", ["scan", "scan"])
+    entry = folder.status()["evaluations"][-1]
+    assert (entry["protocols"], entry["library"], entry["lesions"]) == (["scan"], "own", {})
+    manifest = plan.manifest.model_copy(update={"lesions": {plan.manifest.classes[1]: 2.0}})
+    marked = type(plan)(**{**vars(plan), "manifest": manifest})
+    scoring.score_part(marked, folder, "val", CPU, reuse=network, library="medpy")
+    entry = folder.status()["evaluations"][-1]
+    assert (entry["library"], entry["lesions"]) == ("medpy", {plan.manifest.classes[1]: 2.0})
+    assert not pd.read_parquet(folder.path / "rows.parquet").duplicated(["network", "case", "class_name"]).any()
+
+
+def test_a_scoring_that_is_killed_is_counted(run, monkeypatch):
+    write, folder = scoring.merge_rows, run[2]
+
+    def killed(path, rows):
+        write(path, rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scoring, "merge_rows", killed)
+    with pytest.raises(KeyboardInterrupt):
+        score(run, "test")
+    assert set(pd.read_parquet(folder.path / "rows.parquet")["part"]) == {"test"}
+    (entry,) = folder.status()["evaluations"]
+    assert (entry["part"], entry["repeat"], entry["unfinished"]) == ("test", 0, True)
+    monkeypatch.setattr(scoring, "merge_rows", write)
+    score(run, "test")
+    assert [one["repeat"] for one in folder.status()["evaluations"]] == [0, 1]
+    assert "unfinished" not in folder.status()["evaluations"][-1]
+
+
+def test_masks_to_train_on_are_not_scored(run, opened):
+    for part in ("labelled", "unlabelled"):
+        with pytest.raises(InputError, match=f"--part {part}: is for training, .*; name val, test or devtest"):
+            score(run, part)
+    assert opened == {"image": set(), "mask": set()}
+
+
 def test_classes_marked_as_lesions_get_their_columns(run):
     plan, network, folder = run
     manifest = plan.manifest.model_copy(update={"lesions": {plan.manifest.classes[1]: 2.0}})

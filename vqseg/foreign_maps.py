@@ -45,28 +45,55 @@ def read(predictions: Path, manifest: Manifest, scans: Sequence[Scan]) -> tuple[
         InputError: a label map is missing, damaged, of another grid, or holds what is no class.
     """
     shelf = shelve(predictions, manifest)
-    found: dict[str, np.ndarray] = {}
-    missing, used = [], set[Path]()
-    for scan in scans:
-        whole = shelf.whole(scan)
-        slices = {} if whole else shelf.slices.get(scan.scan, {})
-        if whole is None and not slices:
-            missing.append(scan.scan)
-            continue
-        used |= {whole} if whole else {path for paths in slices.values() for path in paths}
-        if not missing:
-            found[scan.scan] = _whole(whole, scan, manifest) if whole else _stacked(shelf, slices, scan, manifest)
-    if missing:
+    if missing := _missing(shelf, scans):
         named = f"scan {missing[0]!r}" + (f" and {len(missing) - 1} others of {len(scans)}" if missing[1:] else "")
         forms = f"{missing[0]}.nii.gz, .npz or .npy, or slices {missing[0]}_slice_K.png"
         raise InputError(f"{predictions}: holds no label map of {named}; expected {forms}")
-    left = [path for path in shelf.files if path not in used]
-    if not left:
-        return found, []
-    return found, [f"{len(left)} of {len(shelf.files)} files belong to no scan that is scored, such as {left[0].name}"]
+    found: dict[str, np.ndarray] = {}
+    used, guessed = set[Path](), []
+    for scan in scans:
+        whole = shelf.whole(scan)
+        slices = {} if whole else shelf.slices[scan.scan]
+        used |= {whole} if whole else {path for paths in slices.values() for path in paths}
+        found[scan.scan] = _whole(whole, scan, manifest) if whole else _stacked(shelf, slices, scan, manifest)
+        if whole and _is_guessed(whole, scan):
+            guessed.append(whole.name)
+    return found, [*_passed_over(shelf, used), *_read_reversed(guessed)]
+
+
+def lacking(predictions: Path, manifest: Manifest, scans: Sequence[Scan]) -> list[str]:
+    """Return the scans that ``predictions`` has no file of; none is opened.
+
+    Raises:
+        InputError: there are no label maps at all, or several of one scan.
+    """
+    return _missing(shelve(predictions, manifest), scans)
 
 
 # --- within ---------------------------------------------------------------------------------------
+
+
+def _missing(shelf: Shelf, scans: Sequence[Scan]) -> list[str]:
+    return [scan.scan for scan in scans if shelf.whole(scan) is None and not shelf.slices.get(scan.scan)]
+
+
+def _passed_over(shelf: Shelf, used: set[Path]) -> list[str]:
+    left = [path for path in shelf.files if path not in used]
+    what = f"{len(left)} of {len(shelf.files)} files belong to no scan that is scored"
+    return [f"{what}, such as {left[0].name}"] if left else []
+
+
+def _is_guessed(path: Path, scan: Scan) -> bool:
+    """Whether a volume could be (W, H, S) or (H, W, S) for all that its shape and the data tell."""
+    volume = path.suffix.lower() not in (".npz", ".npy", ".png")
+    square = scan.grid is None and scan.shape[1] == scan.shape[2] > 1
+    return volume and square and (*probe(path).shape, 1)[:3] == scan.shape[::-1]
+
+
+def _read_reversed(files: Sequence[str]) -> list[str]:
+    what = "volumes of square slices were" if files[1:] else "volume of square slices was"
+    note = f"{len(files)} {what} read as (W, H, S), such as {files[0]}" if files else ""
+    return [f"{note}; if rows come first, write them as npz (S, H, W)"] if files else []
 
 
 def _whole(path: Path, scan: Scan, manifest: Manifest) -> np.ndarray:
@@ -131,7 +158,10 @@ def _numbers(path: Path) -> np.ndarray:
             content: Any = np.load(file, allow_pickle=False)
             held = {"": content} if isinstance(content, np.ndarray) else {key: content[key] for key in content.files}
     except Exception as error:  # zipfile, zlib and numpy each raise their own for a damaged file
-        raise InputError(f"{path}: not readable: {' '.join(str(error).split())}; restore the file") from None
+        reason = " ".join(str(error).split())
+        if "pickle" in reason:  # numpy's words are advice to load it unsafely
+            reason = "damaged, or Python objects instead of numbers"
+        raise InputError(f"{path}: not readable: {reason}; restore the file") from None
     key = "labels" if "labels" in held else next(iter(held), None)
     if key is None or (len(held) > 1 and key != "labels"):
         what = f"holds {', '.join(held) or 'nothing'}"

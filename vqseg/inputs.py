@@ -11,6 +11,7 @@ Letters: S slices, H x W pixels, C channels, K classes.
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,19 +91,22 @@ class Case(NamedTuple):
     open: Callable[[], OpenVolume | OpenPictures]
 
 
-def find(source: Path, manifest: Manifest, context: int) -> tuple[list[Case], list[str]]:
+def find(
+    source: Path, manifest: Manifest, context: int, *, probabilities: bool = False
+) -> tuple[list[Case], list[str]]:
     """Find what there is to segment in a folder (with its subfolders), or in one file.
 
     Args:
         source: NIfTI files, or PNG and JPEG files.
         manifest: what is known of the run's data: its intake, channels and color.
         context: so many neighboring slices are the network's channels.
+        probabilities: they are to be written, too.
 
     Returns:
         The cases in order of name, and what a user should know of how they are read.
 
     Raises:
-        InputError: nothing is there, or not what such a run was trained on; two files would have one label map.
+        InputError: nothing is there, or not what such a run was trained on; two files would be written under one name.
     """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; expected NIfTI files, or PNG or JPEG pictures")
@@ -118,11 +122,36 @@ def find(source: Path, manifest: Manifest, context: int) -> tuple[list[Case], li
         found = _pictures(source, manifest.channels, known.get("max_side"), known.get("window"), context)
         if context > 1 and any(len(case.paths) == 1 for case in found):
             notes.append("pictures whose names do not say that they are slices of a scan are taken without neighbors")
+    notes += _passed_over(source, volumes)
     seen: dict[str, Case] = {}
     for case in found:
         if (first := seen.setdefault(case.name, case)) is not case:
             raise InputError(f"{case.paths[0]}: would have the label map of {first.paths[0]}; rename one")
+    if probabilities and volumes:
+        _require_room(seen)
     return found, notes
+
+
+def _passed_over(source: Path, volumes: bool) -> list[str]:
+    """Say what of a mixed folder is not segmented."""
+    inside = _files(source) if source.is_dir() else []
+    others = [p.name for p in inside if (p.suffix.lower() in IMAGE_SUFFIXES if volumes else ENDING.search(p.name))]
+    what, of = ("pictures", "volumes") if volumes else ("NIfTI volumes", "pictures")
+    return [f"{len(others)} {what} passed over, such as {min(others)}: the run's data were {of}"] if others else []
+
+
+def _require_room(cases: dict[str, Case]) -> None:
+    """Refuse volumes whose label map or probabilities another's probabilities would replace."""
+    for name, case in cases.items():
+        plain = re.sub(r"_probabilities(?=\.nii(\.gz)?$)", "", name)
+        whole = cases.get(re.sub(r"_t\d+(?=\.nii(\.gz)?$)", "", plain))
+        first = cases[plain] if plain != name and plain in cases else None
+        # Of a file CASE of several time points they are called CASE_t1_probabilities.
+        with suppress(InputError):  # of a damaged file, when its turn comes
+            if first is None and whole and whole is not case and probe(whole.paths[0]).volumes > 1:
+                first = whole
+        if first is not None:
+            raise InputError(f"{case.paths[0]}: in the way of the probabilities of {first.paths[0]}; rename one")
 
 
 def _intake(manifest: Manifest) -> Intake | dict[str, Any] | None:

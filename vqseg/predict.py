@@ -11,9 +11,10 @@ geometry, in evaluation mode (`vqseg.inference`).
 Letters: S slices, H x W pixels, C channels, K classes, n neighboring slices, B images of a pass.
 """
 
+import re
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from vqseg.inference import Pass, label_map
 from vqseg.inputs import Case, find
 from vqseg.manifest import Manifest
 from vqseg.provenance import pick_device
-from vqseg.records.run import RunFolder
+from vqseg.records.run import STATUS, RunFolder
 from vqseg.scoring import BATCH
 from vqseg.store import to_input, to_unit, with_context
 from vqseg.trained import Trained, config_of, data_of, load, weights_of
@@ -37,6 +38,8 @@ from vqseg.windows import groups, windowed
 
 RECORD, CLASSES = "predictions.json", "classes.json"
 SAVE_SECONDS = 2.0
+# How messages end that importers share with this: here nothing is imported.
+REIMPORT = re.compile(r"; [^;]*\bimport (the data |it )?again$")
 
 
 class Predicted(NamedTuple):
@@ -83,26 +86,32 @@ def predict(
     """
     weights = weights_of(folder, checkpoint, network)
     about = {"run": folder.identity, "checkpoint": checkpoint, "network": network, "weights": _digest(weights)}
+    _require_told(folder)
     manifest, config = data_of(folder, root), config_of(folder, allow_code=allow_code)
     target = pick_device(device)
     _require_apart(source, out)
-    cases, notes = find(source, manifest, config.data.context)
-    held = _held(out, about, cases, overwrite=overwrite)
-    kept = [case.name for case in cases if _done(out, held.get(case.name), case, probabilities)]
+    cases, notes = find(source, manifest, config.data.context, probabilities=probabilities)
+    held, others = _held(out, about, cases, overwrite=overwrite)
+    done = {} if overwrite else held
+    kept = [case.name for case in cases if _done(out, done.get(case.name), case, probabilities)]
     todo = [case for case in cases if case.name not in kept]
     outcome = Predicted([], kept, {}, notes)
     if not todo:
         return outcome
     trained = load(folder, weights, config, manifest, target)
+    # While these go, the record still names the network that they are of.
+    for entry in others.values():
+        _take_away(out, entry)
     _claim(out, about, manifest, folder)
     record = _Record(out, about, held)
     try:
         for case in shown(todo, folder.status()["name"], f"segmenting {len(todo)} of {len(cases)} cases"):
+            record.drop(case)
             try:
                 record.add(case, _segmented(trained, case, out, batch, probabilities), probabilities)
                 outcome.made.append(case.name)
             except InputError as error:
-                outcome.failed[case.name] = str(error)
+                outcome.failed[case.name] = REIMPORT.sub("; mend the file and run the same command again", str(error))
     finally:
         record.save()
     return outcome
@@ -167,10 +176,14 @@ class _Record:
         self.out, self.about, self.cases, self.saved = out, about, dict(cases), time.monotonic()
         self.save()
 
+    def drop(self, case: Case) -> None:
+        """Take away what was made of a case, because it is done again: no file may outlive what it belonged to."""
+        _take_away(self.out, self.cases.pop(case.name, {"files": []}))
+
     def add(self, case: Case, written: list[str], probabilities: bool) -> None:
         """Note what was made of a case."""
         names = [path.name for path in case.paths]
-        entry = {"inputs": names, "state": file_state(case.paths), "probabilities": probabilities, "files": written}
+        entry = {"inputs": names, "state": _state(case), "probabilities": probabilities, "files": written}
         self.cases[case.name] = entry
         if time.monotonic() - self.saved > SAVE_SECONDS:
             self.save()
@@ -181,6 +194,17 @@ class _Record:
         self.saved = time.monotonic()
 
 
+def _require_told(folder: RunFolder) -> None:
+    """Refuse a run whose status lacks what it takes to read its data and build its network."""
+    status = folder.status()
+    known = {"data": ("name", "root", "digest"), "split": ("name",)}
+    for key, names in known.items():
+        held = status.get(key)
+        absent = next((name for name in names if not isinstance(held, dict) or name not in held), None)
+        if absent:
+            raise InputError(f"{folder.path / STATUS}: damaged: {key}.{absent} is missing; restore the file")
+
+
 def _require_apart(source: Path, out: Path) -> None:
     inside = out.resolve()
     if source.is_dir() and (inside == source.resolve() or inside.is_relative_to(source.resolve())):
@@ -189,34 +213,59 @@ def _require_apart(source: Path, out: Path) -> None:
         )
 
 
-def _held(out: Path, about: dict[str, str], cases: Sequence[Case], *, overwrite: bool) -> dict[str, Any]:
-    """Return what ``out`` holds of this network, by case."""
+def _held(
+    out: Path, about: dict[str, str], cases: Sequence[Case], *, overwrite: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what ``out`` holds of this network, by case, and what of another that is to be replaced."""
     if not (out / RECORD).is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out}: exists and holds other files; choose a new or empty folder")
-        return {}
+        return {}, {}
     record = read_json(out / RECORD)
     held = record.get("cases") if isinstance(record, dict) else None
     if not isinstance(held, dict):
         raise InputError(f"{out / RECORD}: no record of predictions; choose a new or empty folder")
+    for name, entry in held.items():
+        _require_entry(out, name, entry)
     if {key: record.get(key) for key in about} == about:
-        return {} if overwrite else held
+        return held, {}
     whose = f"run {record.get('run')} ({record.get('checkpoint')} {record.get('network')})"
     if not overwrite:
         raise InputError(f"{out}: holds predictions of {whose}; choose another folder, or pass --overwrite")
     left = next((name for name in held if name not in {case.name for case in cases}), None)
     if left is not None:
         raise InputError(f"{out}: holds predictions of {whose} of other files, such as {left}; choose another folder")
-    return {}
+    return {}, held
+
+
+def _require_entry(out: Path, name: str, entry: Any) -> None:
+    """Refuse a record that does not say which files are a case's: they are taken away when it is done again."""
+    files = entry.get("files") if isinstance(entry, dict) else None
+    if not isinstance(files, list) or not all(isinstance(file, str) and _is_below(file) for file in files):
+        what = f"case {name!r} has no list of files below the folder"
+        raise InputError(f"{out / RECORD}: damaged: {what}; restore it, or choose a new or empty folder")
+
+
+def _is_below(file: str) -> bool:
+    path = PurePath(file)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def _take_away(out: Path, entry: dict[str, Any]) -> None:
+    for file in entry["files"]:
+        (out / file).unlink(missing_ok=True)
+
+
+def _state(case: Case) -> str:
+    """Return a digest of a case's files as they are, and where they lie: others may have their names and times."""
+    return digest([file_state(case.paths), [str(path.resolve()) for path in case.paths]])
 
 
 def _done(out: Path, entry: Any, case: Case, probabilities: bool) -> bool:
-    if not isinstance(entry, dict) or entry.get("state") != file_state(case.paths):
+    if not entry or entry.get("state") != _state(case):
         return False
-    files = entry.get("files") or []
-    return (
-        bool(files) and entry.get("probabilities", False) >= probabilities and all((out / f).is_file() for f in files)
-    )
+    files, enough = entry["files"], bool(entry.get("probabilities")) or not probabilities
+    return bool(files) and enough and all((out / file).is_file() for file in files)
 
 
 def _claim(out: Path, about: dict[str, str], manifest: Manifest, folder: RunFolder) -> None:

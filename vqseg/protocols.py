@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from vqseg.errors import pick
+from vqseg.errors import InputError, pick
 from vqseg.metrics import diagonal
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 Spacing = tuple[float, ...]
 TEST_PARTS = ("test", "devtest")
+TRAINING_PARTS = ("labelled", "unlabelled")
 
 
 class Case(NamedTuple):
@@ -196,6 +197,18 @@ PROTOCOLS: Mapping[str, ScoringProtocol] = {
     "unimatch": ScoringProtocol("unimatch", "bilinear-256", "scan", "zero", (), pool="val"),
     "vqseg-release": ScoringProtocol("vqseg-release", "tiles-224", "patient", "zero", ("voxel",)),
 }
+
+
+def require_scorable(part: str) -> None:
+    """Refuse what networks are trained on.
+
+    Raises:
+        InputError: ``part`` is one of `TRAINING_PARTS`.
+    """
+    if part in TRAINING_PARTS:
+        raise InputError(
+            f"--part {part}: is for training, and masks of unlabelled patients stay hidden; name val, test or devtest"
+        )
 
 
 def default_protocol(scans: Sequence[Scan]) -> str:

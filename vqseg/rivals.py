@@ -27,9 +27,9 @@ from vqseg.inspection import require_sound
 from vqseg.manifest import Manifest, Scan, Split, array_sha256, read_manifest, read_mask, read_split, scans_of
 from vqseg.metrics import LIBRARIES
 from vqseg.overlays import write_overlays
-from vqseg.protocols import PROTOCOLS, applicable_protocols
+from vqseg.protocols import PROTOCOLS, TRAINING_PARTS, applicable_protocols, require_scorable
 from vqseg.records.index import FOREIGN
-from vqseg.records.run import RunFolder, now
+from vqseg.records.run import RunFolder, latest, now
 
 NATIVE, GIVEN = "native", "given"
 STAMP = {"checkpoint": "last", "network": "teacher"}
@@ -95,6 +95,7 @@ def score_predictions(
     _require_told(rival)
     pick(library, LIBRARIES, "distance library")
     data, asked, reasons = _asked(root, split, part, protocols)
+    asked = _with_pools(predictions, data, asked, reasons, every=protocols == ["all"])
     used = list(dict.fromkeys(own for name in asked for own in PROTOCOLS[name].parts(data.part)))
     require_sound(root, data.manifest, data.split, parts=used, read_masks_of=used)
     scans = [scan for own in used for scan in data.members[own]]
@@ -102,17 +103,20 @@ def score_predictions(
     content = {own: digest({scan.scan: array_sha256(maps[scan.scan]) for scan in data.members[own]}) for own in used}
     known = [rival.name, rival.seed, data.part, data.manifest.digest, data.split.digest, content[data.part]]
     folder = RunFolder(store, digest(known))
-    entry = {"part": data.part, "protocols": asked, "library": library, "scoring": scoring_hash(), "content": content}
+    entry = {"part": data.part, "protocols": asked, "library": library, "lesions": data.manifest.lesions}
+    entry |= {"scoring": scoring_hash(), "content": content}
     if protocols == ["all"]:
         entry["not_applicable"] = reasons
         notes += [f"not applicable: {name}: {why}" for name, why in reasons.items()]
     with folder.lock():
         status = folder.status() if folder.exists() else _first_status(data, rival, predictions, content[data.part])
         told = {key: value for key, value in rival._asdict().items() if value not in (None, status[key])}
+        # Of several runs that could stand in a table, the one asked for last does.
+        told["called"] = now()
         new = not _done(folder, status, entry)
         if new:
             _record(folder, data, maps, _score(data, maps, asked, library), {**status, **told}, entry)
-        elif told:
+        else:
             folder.update(**told)
     return Scored(folder, pd.read_parquet(folder.path / "rows.parquet"), data.part, new, notes)
 
@@ -133,11 +137,12 @@ def _asked(
     """Return the data, the protocols to score under, and for those that are not applicable the reason."""
     manifest = read_manifest(root)
     split = read_split(root, manifest, split_name)
-    chosen = pick(part or split.test_part or "val", [name for name, who in split.parts.items() if who], "part")
+    require_scorable(part or "")
+    chosen = pick(part or split.test_part or "val", _scorable(split), "part")
     members = {name: scans_of(manifest, split, name) for name in dict.fromkeys(["val", chosen])}
     able, reasons = applicable_protocols(members[chosen], chosen, members["val"])
     usual = [name for name in able if PROTOCOLS[name].geometry == NATIVE]
-    asked = able if protocols == ["all"] else protocols or usual
+    asked = able if protocols == ["all"] else list(dict.fromkeys(protocols or usual))
     refused = next((name for name in asked if pick(name, PROTOCOLS, "protocol") in reasons), None)
     if refused or not asked:
         why = f"protocol {refused!r} is not applicable" if refused else "no protocol is applicable"
@@ -145,16 +150,38 @@ def _asked(
     return _Data(root, manifest, split, chosen, members), asked, reasons
 
 
+def _scorable(split: Split) -> list[str]:
+    return [name for name, patients in split.parts.items() if patients and name not in TRAINING_PARTS]
+
+
+def _with_pools(predictions: Path, data: _Data, asked: list[str], reasons: dict[str, str], *, every: bool) -> list[str]:
+    """Return the protocols of whose pools there are label maps; of ``every`` one that is not, note the reason."""
+    for name in asked:
+        pool = [own for own in PROTOCOLS[name].parts(data.part) if own != data.part]
+        if not pool:
+            continue
+        absent = foreign_maps.lacking(predictions, data.manifest, [scan for own in pool for scan in data.members[own]])
+        if not absent:
+            continue
+        lacks = f"{predictions} holds no label map of scan {absent[0]!r} of {pool[0]}"
+        if not every:
+            what = f"protocol {name!r} scores {pool[0]} and {data.part} scans together"
+            raise InputError(f"{what}, but {lacks}; add those of {pool[0]}, or name other protocols")
+        reasons[name] = f"{pool[0]} and {data.part} scans together, but {lacks}"
+    return [name for name in asked if name not in reasons]
+
+
 def _done(folder: RunFolder, status: dict[str, Any], entry: dict[str, Any]) -> bool:
-    """Whether every protocol's rows are of these label maps, by this code and library."""
-    latest = {name: each for each in status["evaluations"] for name in each["protocols"]}
+    """Whether every protocol's rows are of these label maps, by this code, library and lesion marks."""
+    last = latest(status["evaluations"], entry["part"])
 
     def same(name: str) -> bool:
-        held = latest.get(name, {})
+        # Entries of before marks were noted are of none.
+        held = {"lesions": {}, **last.get(name, {"unfinished": True})}
+        if held.get("unfinished") or any(held.get(key) != entry[key] for key in ("library", "scoring", "lesions")):
+            return False
         parts = PROTOCOLS[name].parts(entry["part"])
-        return all(held.get(key) == entry[key] for key in ("library", "scoring")) and all(
-            held["content"].get(own) == entry["content"][own] for own in parts
-        )
+        return all(held["content"].get(own) == entry["content"][own] for own in parts)
 
     return (folder.path / "rows.parquet").is_file() and all(map(same, entry["protocols"]))
 
@@ -199,13 +226,16 @@ def _record(
         synthetic=data.manifest.synthetic,
         name=status["name"],
     )
-    merge_rows(folder.path / "rows.parquet", rows)
-    done = status["evaluations"]
+    path, done = folder.path / "rows.parquet", status["evaluations"]
     entry = {"date": now(), "repeat": len(done), **entry}
     status = {**status, "evaluations": [*done, entry], "scoring": entry["scoring"], "finished": now()}
     if folder.exists():
+        with folder.counted(entry):
+            merge_rows(path, rows)
         folder.update(**status)
     else:
+        path.unlink(missing_ok=True)  # of a call that was killed before there was a run
+        merge_rows(path, rows)
         folder.create({}, status)
 
 

@@ -26,7 +26,7 @@ from vqseg.metrics import token_classes
 from vqseg.network import SegmentationNetwork
 from vqseg.overlays import write_overlays
 from vqseg.plan import Plan
-from vqseg.protocols import PROTOCOLS, applicable_protocols
+from vqseg.protocols import PROTOCOLS, applicable_protocols, require_scorable
 from vqseg.records.run import RunFolder, now
 from vqseg.store import to_input, to_unit, with_context
 from vqseg.windows import cut
@@ -110,14 +110,19 @@ def score_part(
             _overlays(plan, folder, members[part], maps)
     reuse.load_state_dict(before)
     rows = pd.concat(found, ignore_index=True)
-    merge_rows(folder.path / "rows.parquet", rows)
-    done = folder.status()["evaluations"]
-    repeat = sum(one["part"] == part for one in done)
-    entry = {"part": part, "date": now(), "protocols": asked, "repeat": repeat, "scoring": scoring_hash()}
+    repeat = sum(one["part"] == part for one in folder.status()["evaluations"])
+    entry = {"part": part, "date": now(), "protocols": asked, "library": library, "lesions": plan.manifest.lesions}
+    entry |= {"repeat": repeat, "scoring": scoring_hash()}
     if protocols == ["all"]:
         entry["not_applicable"] = reasons
-    folder.update(evaluations=[*done, entry])
+    with folder.counted(entry):
+        merge_rows(folder.path / "rows.parquet", rows)
     return rows
+
+
+def usual_protocols(able: Sequence[str], recipe: Recipe) -> list[str]:
+    """Return those of ``able`` that show a network what it was trained on, and read no other part."""
+    return [name for name in able if GEOMETRIES[PROTOCOLS[name].geometry].own(recipe) and not PROTOCOLS[name].pool]
 
 
 def _protocols(
@@ -135,9 +140,7 @@ def _protocols(
         if side and side % stride:
             reasons[name] = f"it shows {side} x {side} pixels, the network takes multiples of {stride}"
     able = [name for name in able if name not in reasons]
-    recipe = _recipe(plan)
-    usual = [n for n in able if GEOMETRIES[PROTOCOLS[n].geometry].own(recipe) and not PROTOCOLS[n].pool]
-    asked = able if wanted == ["all"] else wanted or usual
+    asked = able if wanted == ["all"] else list(dict.fromkeys(wanted or usual_protocols(able, _recipe(plan))))
     refused = next((name for name in asked if pick(name, PROTOCOLS, "protocol") in reasons), None)
     if refused or not asked:
         why = f"protocol {refused!r} is not applicable" if refused else "no protocol is applicable"
@@ -151,6 +154,7 @@ def _recipe(plan: Plan) -> Recipe:
 
 
 def _scans(plan: Plan, part: str) -> list[Scan]:
+    require_scorable(part)
     known = [name for name, patients in plan.split.parts.items() if patients]
     if part not in known:
         raise InputError(f"part {part!r} is not in split {plan.split.name!r}; it has {', '.join(known)}")

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from vqseg.errors import InputError
+
 Store = Annotated[Path, typer.Option("--store", envvar="VQSEG_STORE", help="Folder that holds all runs and studies.")]
 DEFAULT_STORE = Path("vqseg-store")
 Data = Annotated[Path | None, typer.Option("--data", help="Prepared data folder; default: the phantom, which is made.")]
@@ -36,10 +38,31 @@ PartOrSplit = Annotated[
 
 
 def part_and_split(part: str | None, split: str | None) -> tuple[str | None, str | None]:
-    """Return what ``--part`` and ``--split`` mean: a part's name after ``--split`` is a part."""
-    from vqseg.manifest import PARTS
+    """Return what ``--part`` and ``--split`` mean: a part's name after ``--split`` is a part.
 
-    return (part or split, None) if split in PARTS else (part, split)
+    Raises:
+        InputError: it is a part to train on.
+    """
+    from vqseg.manifest import PARTS
+    from vqseg.protocols import require_scorable
+
+    part, split = (part or split, None) if split in PARTS else (part, split)
+    require_scorable(part or "")
+    return part, split
+
+
+def protocol_names(text: str | None) -> list[str] | None:
+    """Return the protocols that ``--protocol`` names by comma, each once; None where it was not given.
+
+    Raises:
+        InputError: a name is empty, or ``all`` stands among others.
+    """
+    if text is None:
+        return None
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    if "" in names or ("all" in names and len(names) > 1):
+        raise InputError(f"--protocol {text!r}: expected names by comma, such as scan,ssl4mis, or all alone")
+    return names
 
 
 def command(store: Path = DEFAULT_STORE) -> tuple[str, str]:

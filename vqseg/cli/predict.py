@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vqseg.cli.options import DEFAULT_STORE, Device, PartOrSplit, Store, part_and_split
+from vqseg.cli.options import DEFAULT_STORE, Device, PartOrSplit, Store, part_and_split, protocol_names
 
 
 def predict(
@@ -73,7 +73,7 @@ def score(
     part, split = part_and_split(part, split)
     options = {"root": data, "store": store, "split": split, "part": part, "library": reference}
     rival = Rival(name, seed, labelled, steps, pretrained)
-    protocols = protocol.split(",") if protocol else None
+    protocols = protocol_names(protocol)
     done = score_predictions(predictions, rival, protocols=protocols, **options)  # type: ignore[arg-type]
     for note in done.notes:
         typer.echo(f"note: {note}", err=True)

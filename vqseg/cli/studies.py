@@ -131,17 +131,19 @@ def evaluate(
     from rich.progress import track
 
     from vqseg import experiment
-    from vqseg.identity import scoring_hash
     from vqseg.records.index import find_study
     from vqseg.records.run import RunFolder
 
     record = find_study(store, name, split=split)
-    wanted = _applicable(record, part) if protocols == ["all"] else protocols
     folders = [RunFolder(store, cell["identity"]) for cell in record["cells"]]
     finished = [folder for folder in folders if folder.exists() and folder.state() == "finished"]
     if not finished:
         raise InputError(f"study {record['name']}: no cell is finished; run it first")
-    todo = [folder for folder in finished if again or not _scored(folder, part, wanted, scoring_hash())]
+    able, lesions = _applicable(record, part)
+    wanted = {
+        folder.identity: able if protocols == ["all"] else protocols or _usual(folder, able) for folder in finished
+    }
+    todo = [folder for folder in finished if again or not _scored(folder, part, wanted[folder.identity], lesions)]
     for folder in track(todo, description=f"scoring {part}"):
         experiment.evaluate(folder, part=part, protocols=protocols, device=device, allow_code=allow_code)
     skipped = len(finished) - len(todo)
@@ -153,8 +155,8 @@ def evaluate(
     complete_mirror(store, tracking)
 
 
-def _applicable(record: dict[str, Any], part: str) -> list[str]:
-    """Return the protocols that ``part`` of the study's data allows."""
+def _applicable(record: dict[str, Any], part: str) -> tuple[list[str], dict[str, float]]:
+    """Return the protocols that ``part`` of the study's data allows, and the data's lesion marks."""
     from vqseg.manifest import read_manifest, read_split, scans_of
     from vqseg.protocols import applicable_protocols
 
@@ -163,15 +165,34 @@ def _applicable(record: dict[str, Any], part: str) -> list[str]:
     split = read_split(root, manifest, record["split"]["name"])
     if part not in split.parts:
         raise InputError(f"part {part!r} is not in split {split.name!r}; it has {', '.join(split.parts)}")
-    return applicable_protocols(scans_of(manifest, split, part), part, scans_of(manifest, split, "val"))[0]
+    able, _ = applicable_protocols(scans_of(manifest, split, part), part, scans_of(manifest, split, "val"))
+    return able, manifest.lesions
 
 
-def _scored(folder: Any, part: str, protocols: list[str] | None, scoring: str) -> bool:
-    for one in folder.status()["evaluations"]:
-        known = {*one["protocols"], *one.get("not_applicable", {})}
-        if one["part"] == part and one["scoring"] == scoring and set(protocols or []) <= known:
-            return True
-    return False
+def _usual(folder: Any, able: list[str]) -> list[str]:
+    """Return the protocols that a run is scored under where none is named."""
+    from vqseg.scoring import Recipe, usual_protocols
+
+    data = folder.config()["data"]
+    return usual_protocols(able, Recipe(data["size_px"], data.get("geometry", "resize"), data.get("context", 1)))
+
+
+def _scored(folder: Any, part: str, protocols: list[str], lesions: dict[str, float]) -> bool:
+    """Whether the rows of every protocol are of this code and these lesion marks (older entries: of none)."""
+    from vqseg.identity import scoring_hash
+    from vqseg.records.run import latest
+
+    def same(one: dict[str, Any]) -> bool:
+        marks, library = one.get("lesions", {}), one.get("library", "own")
+        whole = not one.get("unfinished")
+        return whole and (one["scoring"], marks, library) == (scoring_hash(), lesions, "own")
+
+    evaluations = folder.status()["evaluations"]
+    known = {name for name, one in latest(evaluations, part).items() if same(one)}
+    for one in evaluations:
+        if one["part"] == part and same(one):
+            known |= set(one.get("not_applicable", {}))
+    return bool(protocols) and set(protocols) <= known
 
 
 def demo(root: Path, store: Path, preset: str, workers: int, device: str) -> None:

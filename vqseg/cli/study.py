@@ -21,6 +21,7 @@ from vqseg.cli.options import (
     Tracking,
     data_or_phantom,
     part_and_split,
+    protocol_names,
 )
 
 app = typer.Typer(help="Run, watch and score studies.", no_args_is_help=True)
@@ -140,7 +141,7 @@ def evaluate(
     from vqseg.cli import studies
 
     part, split = part_and_split(part, split)
-    protocols = protocol.split(",") if protocol else None
+    protocols = protocol_names(protocol)
     studies.evaluate(store, name, part, protocols, again, device, tracking, split=split, allow_code=allow_code)
 
 

@@ -21,6 +21,7 @@ from vqseg.cli.options import (
     Tracking,
     data_or_phantom,
     part_and_split,
+    protocol_names,
 )
 
 
@@ -94,9 +95,9 @@ def evaluate(
     from vqseg import experiment
     from vqseg.records.run import resolve
 
-    folder = resolve(store, run)
     part, split = part_and_split(part, split)
-    protocols = protocol.split(",") if protocol else None
+    protocols = protocol_names(protocol)
+    folder = resolve(store, run)
     options = {"protocols": protocols, "library": reference, "device": device, "allow_code": allow_code}
     rows = experiment.evaluate(folder, part=part or "val", split=split, root=data, **options)  # type: ignore[arg-type]
     _show(folder.path, part or "val", rows)

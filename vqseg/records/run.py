@@ -19,7 +19,7 @@ A folder that says `running` and whose lock nobody holds was killed: `state_of` 
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,10 +84,26 @@ class RunFolder:
         return False
 
     @contextmanager
+    def counted(self, entry: dict[str, Any]) -> Iterator[None]:
+        """Note an evaluation before its rows are written, so that no part was seen more often than is said.
+
+        Cut short in between, it stays ``unfinished``: counted, but nothing that could be relied on.
+        """
+        done = self.status()["evaluations"]
+        self.update(evaluations=[*done, {**entry, "unfinished": True}])
+        yield
+        self.update(evaluations=[*done, entry])
+
+    @contextmanager
     def lock(self, wait: bool = False) -> Iterator[None]:
         """Hold the run, as `hold` does."""
         with hold(self.path, wait=wait):
             yield
+
+
+def latest(evaluations: Sequence[dict[str, Any]], part: str) -> dict[str, dict[str, Any]]:
+    """Return for every protocol that a part was scored under the evaluation that its rows are of."""
+    return {name: one for one in evaluations if one.get("part") == part for name in one.get("protocols", [])}
 
 
 class Busy(InputError):
@@ -139,17 +155,20 @@ class MetricsFile:
 
 
 def resolve(store: Path, reference: str) -> RunFolder:
-    """Find a run by its identity, a unique beginning of it, or its folder.
+    """Find a run by its identity, a unique beginning of it, or its folder; a bare name is first sought in the store.
 
     Raises:
-        InputError: none or several match.
+        InputError: none or several match, or a folder is no ``STORE/runs/IDENTITY``.
     """
     path = Path(reference)
-    if (path / STATUS).is_file():
-        return RunFolder(path.resolve().parent.parent, path.resolve().name)
     known = sorted(p.parent.name for p in (store / "runs").glob(f"*/{STATUS}"))
-    found = [name for name in known if name.startswith(reference)]
-    if len(found) == 1:
+    found = [name for name in known if reference and name.startswith(reference)]
+    if len(found) == 1 and reference == path.name:
         return RunFolder(store, found[0])
+    if (path / STATUS).is_file():
+        place = path.resolve()
+        if place.parent.name != "runs":
+            raise InputError(f"{path}: no run of a store; a run lies in STORE/runs/IDENTITY, put it there")
+        return RunFolder(place.parent.parent, place.name)
     problem = f"{len(found)} runs begin with it" if found else f"no such run among {len(known)}"
     raise InputError(f"run {reference!r}: {problem} in {store}; 'vqseg records list' shows them")

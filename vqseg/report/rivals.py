@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from vqseg.records import index
+from vqseg.records.run import latest
 from vqseg.report.measures import completed
 
 FAMILY = "rival"
@@ -33,6 +34,17 @@ class Rivals:
     def names(self) -> list[str]:
         """The methods, in order."""
         return list(dict.fromkeys(self.cells["arm"]))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a run has to be to stand in a table; no ``scoring`` allows any code."""
+
+    study: dict[str, Any]
+    part: str
+    protocol: str
+    scoring: set[str]
+    marks: set[str]
 
 
 def find(
@@ -58,26 +70,47 @@ def find(
     rows = rows[(rows["class_index"] > 0) & (rows["part"] == part) & (rows["protocol"] == protocol)]
     # A method that was scored on several parts is several runs: those of other parts count only if it has none here.
     scored = known["identity"].isin(rows["identity"])
-    here, notes = _newest(known[scored])
-    known = pd.concat([here, known[~scored & ~known["name"].isin(here["name"])]], ignore_index=True)
-    ours = set(scores["scoring"])
-    kept = []
+    known = known[scored | ~known["name"].isin(known.loc[scored, "name"])]
+    ours = index.frame(store, list(scores["identity"].unique())).to_dict("records")
+    marks = {marks_of(run, part, protocol) for run in ours}
+    table = _Wanted(study, part, protocol, set() if mixed else set(scores["scoring"]), marks)
+    kept, refused = [], []
     for run in known.to_dict("records"):
-        own = rows[rows["identity"] == run["identity"]]
-        reason = _reason(run, own, study, f"{part} by {protocol}", set() if mixed else ours)
-        if reason:
-            notes.append(f"{run['name']}, scored from its predictions, is left out: {reason}.")
+        if reason := _reason(run, rows[rows["identity"] == run["identity"]], table):
+            refused.append(f"{run['name']}, scored from its predictions, is left out: {reason}.")
         else:
             kept.append(run["identity"])
-    cells = _cells(known[known["identity"].isin(kept)], study, scores)
+    known, notes = _newest(known[known["identity"].isin(kept)])
+    notes += refused
+    cells = _cells(known, study, scores)
     paired = cells[["identity", "arm", "seed", "family", "knob"]]
     return Rivals(cells, completed(rows.merge(paired, on="identity", how="inner")), list(dict.fromkeys(notes)))
 
 
+def marks_of(run: Mapping[Hashable, Any], part: str, protocol: str) -> str:
+    """Return in words how lesions were marked when a run's rows of a part and protocol were made.
+
+    Args:
+        run: a row of `index.frame`.
+        part: the part.
+        protocol: the protocol.
+
+    Returns:
+        Classes with their tolerances, such as ``lesion=2``, or ``none``; older records do not tell, and count as none.
+    """
+    marks = _last(run, part, protocol).get("lesions") or {}
+    return ", ".join(f"{name}={tolerance:g}" for name, tolerance in sorted(marks.items())) or "none"
+
+
+def _last(run: Mapping[Hashable, Any], part: str, protocol: str) -> dict[str, Any]:
+    listed = run.get("evaluations")
+    return latest(listed, part).get(protocol, {}) if isinstance(listed, list) else {}
+
+
 def _newest(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Keep the newest run of every method, seed and split: the same predictions scored twice are no second seed."""
-    column = runs["created"] if "created" in runs else pd.Series("", index=runs.index)
-    ordered = runs.assign(created=column.fillna("")).sort_values("created", ascending=False, kind="stable")
+    called = [_called(run) for run in runs.to_dict("records")]
+    ordered = runs.assign(called=called).sort_values("called", ascending=False, kind="stable")
     ordered = ordered.assign(said=[_seed(seed) for seed in ordered["seed"]])
     again = ordered.duplicated(["name", "said", "split.digest"])
     notes = [
@@ -88,16 +121,29 @@ def _newest(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return ordered[~again], notes
 
 
-def _reason(
-    run: Mapping[Hashable, Any], rows: pd.DataFrame, study: dict[str, Any], wanted: str, scoring: set[str]
-) -> str:
+def _called(run: Mapping[Hashable, Any]) -> str:
+    """Return when a run was last asked for with 'vqseg score'; of older ones, when it was last scored, or made."""
+    listed = run.get("evaluations")
+    dates = [str(one.get("date", "")) for one in listed] if isinstance(listed, list) else []
+    said = (run.get("called"), *reversed(dates), run.get("created"))
+    return next((one for one in said if isinstance(one, str) and one), "")
+
+
+def _reason(run: Mapping[Hashable, Any], rows: pd.DataFrame, table: _Wanted) -> str:
     """Return why a run cannot stand in the table, empty if it can."""
-    if run.get("split.digest") != study["split"]["digest"]:
-        return f"its split is {run.get('split.name')}, not {study['split']['name']}"
+    split = table.study["split"]
+    if run.get("split.digest") != split["digest"]:
+        return f"its split is {run.get('split.name')}, not {split['name']}"
     if rows.empty:
-        return f"not scored on {wanted}"
-    if scoring and not set(rows["scoring"]) <= scoring:
+        return f"not scored on {table.part} by {table.protocol}"
+    if _last(run, table.part, table.protocol).get("unfinished"):
+        return "its last scoring was cut short; 'vqseg score' finishes it"
+    if table.scoring and not set(rows["scoring"]) <= table.scoring:
         return "other scoring code scored it; 'vqseg score' scores it again"
+    marks = marks_of(run, table.part, table.protocol)
+    if marks not in table.marks:
+        theirs = f"lesions were marked {marks} when it was scored, {' or '.join(sorted(table.marks))} for the study"
+        return f"{theirs}; score again, by 'vqseg score' or 'vqseg study evaluate', what is older"
     return ""
 
 
