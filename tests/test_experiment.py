@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 
 from vqseg import experiment
 from vqseg.config import load_config
@@ -321,3 +322,35 @@ def test_a_training_step_does_not_wait_for_the_device(phantom_root, tiny, tmp_pa
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert waits == list(range(1, 21))
+
+
+def test_a_run_is_scored_from_anywhere_and_without_the_prior_it_was_trained_with(
+    phantom_root, tiny, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.ViTConfig(**shape, image_size=16, patch_size=4)
+    for name in ("encoder", "prior"):
+        transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "here" / name)
+    overrides = (
+        "network.encoder={name: vit, weights: encoder}",
+        "network.decoder={name: dpt, features: 4, widths: [4, 4, 4, 4]}",
+        "prior={name: vit, weights: ./prior}",
+    )
+    plan = planned(phantom_root, tmp_path, tiny, *overrides)
+    whole = [text.replace(": encoder}", f": {tmp_path}/here/encoder}}") for text in overrides]
+    assert planned(phantom_root, tmp_path, tiny, *whole).identity == plan.identity
+    folder = experiment.run(plan, name="x")
+    recorded = folder.config()
+    assert recorded["network"]["encoder"]["weights"] == str(tmp_path / "here" / "encoder")
+    assert recorded["prior"]["weights"] == str(tmp_path / "here" / "prior")
+    before = experiment.evaluate(folder, part="test")
+    monkeypatch.chdir(tmp_path / "there")
+    shutil.rmtree(tmp_path / "here" / "prior")
+    again = experiment.evaluate(folder, part="test")
+    assert before.drop(columns="evaluated").equals(again.drop(columns="evaluated"))
+    shutil.rmtree(tmp_path / "here" / "encoder")
+    with pytest.raises(InputError, match=r"here/encoder: no such folder; expected a transformers folder"):
+        experiment.evaluate(folder, part="test")

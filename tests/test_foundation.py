@@ -218,6 +218,54 @@ def test_missing_and_misshapen_tensors_are_errors(kind, folders, tmp_path):
         FlatViT(str(folder))
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_layers_that_the_configuration_does_not_have_are_errors(kind, folders, tmp_path):
+    folder = tmp_path / kind
+    shutil.copytree(folders[kind], folder)
+    told = json.loads((folder / "config.json").read_text())
+    vision = told.get("vision_config", told)
+    vision["num_hidden_layers"] = 2
+    for name in ("out_features", "out_indices", "stage_names"):
+        vision.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"layers?\.2\..* are of layers that config.json does not have; copy or fetch"):
+        FlatViT(str(folder))
+
+
+def test_other_heads_are_none_of_the_trunks_layers(folders, tmp_path):
+    shutil.copytree(folders["vit"], tmp_path / "a")
+    change_tensors(tmp_path / "a", lambda tensors: tensors.update({"projector.layers.9.weight": torch.ones(3)}))
+    images = torch.rand(1, 1, 32, 32)
+    one, other = (FlatViT(str(folder)).eval() for folder in (folders["vit"], tmp_path / "a"))
+    assert torch.equal(one(images, [3])[0], other(images, [3])[0])
+
+
+def test_files_that_hold_something_else_are_one_line(folders, tmp_path):
+    cases = {
+        "config.json": {"[1]": "config.json: holds a list", '{"model_type": ["vit"]}': "is no flat ViT"},
+        "preprocessor_config.json": {
+            "[1]": "preprocessor_config.json: holds a list",
+            '{"image_processor": [1]}': "image_processor is a list",
+            '{"image_mean": ["a", "b", "c"]}': r"image_mean is \['a', 'b', 'c'\], expected numbers;",
+            '{"image_std": [1, 0, 1]}': "image_std is .* expected numbers above 0",
+            '{"image_mean": {"r": 1}}': "image_mean is .* expected numbers",
+        },
+        "model.safetensors.index.json": {
+            "{}": "holds no weight_map",
+            '{"weight_map": {"a": 3}}': "holds no weight_map",
+        },
+    }
+    for number, (name, text) in enumerate((name, text) for name, texts in cases.items() for text in texts):
+        folder = tmp_path / str(number)
+        shutil.copytree(folders["vit"], folder)
+        (folder / name).write_text(text)
+        if "index" in name:
+            (folder / "model.safetensors").unlink()
+        with pytest.raises(InputError, match=cases[name][text]) as caught:
+            FlatViT(str(folder))
+        assert "\n" not in str(caught.value)
+
+
 def test_a_missing_mask_token_does_not_matter_and_is_named(folders, tmp_path):
     shutil.copytree(folders["dinov2"], tmp_path / "a")
     change_tensors(tmp_path / "a", lambda tensors: tensors.pop("embeddings.mask_token"))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from vqseg import experiment
 from vqseg.pretrain import ensure_prior
@@ -34,6 +35,31 @@ def test_the_whole_grid_is_there_with_one_prior_for_its_half(planned):
     assert modules["base"] == (False, False, False) and modules["QPM+DB+PFA"] == (True, True, True)
     assert len({plan.identity for plan in planned.values()}) == 8
     assert len({plan.prior_folder for plan in planned.values()}) == 2
+
+
+@pytest.mark.parametrize("preset", ["paper", "arxiv", "release"])
+def test_the_grid_goes_with_the_published_presets(preset, phantom_root, tmp_path):
+    """Their DINOv2 has patches of 14 pixels, which the images' side is a multiple of; so it must be of the prior's."""
+    shape = {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "patch_size": 14, "image_size": 28}
+    transformers.Dinov2Model(transformers.Dinov2Config(**shape)).save_pretrained(tmp_path / "dinov2")
+    request = Request(
+        study="modules",
+        store=tmp_path,
+        root=phantom_root,
+        preset=preset,
+        overrides=(f"network.encoder.weights={tmp_path / 'dinov2'}",),
+        seeds="0",
+    )
+    _, record, _ = prepare(request)
+    patches = {plan_cell(record, tmp_path, c).parts["prior"].options.get("patch_px") for c in record["cells"]}
+    assert patches == {None, 7 if preset == "paper" else 8}
+
+
+def test_a_prior_that_does_not_fit_the_images_is_said_before_anything_runs(command, phantom_root, tmp_path):
+    words = ("study", "run", "modules", "--data", phantom_root, "--preset", "smoke", "--store", tmp_path, "--dry-run")
+    code, _, err = command(*words, "--set", "prior.patch_px=5")
+    assert code == 2 and "prior.patch_px: 5 does not divide data.size_px 32; expected for example 4 or 8" in err
+    assert len(err.strip().splitlines()) == 1 and not (tmp_path / "studies").exists()
 
 
 def test_what_cells_share_starts_equal_and_sees_the_same_batches(planned):

@@ -33,6 +33,23 @@ def test_the_table_of_the_method_is_what_the_presets_say():
     assert (release.data.size_px, arxiv.data.size_px) == (224, 224)
 
 
+def test_the_papers_epochs_are_counted_in_unlabelled_slices():
+    """ACDC at 7 of 70 patients: 1,312 slices of which 136 are labelled."""
+    paper = load_config("paper").train
+    per_epoch = -(-(1312 - 136) // paper.unlabelled_batch)
+    assert paper.steps == 100 * per_epoch == 20 * paper.validate_steps == 20 * paper.checkpoint_steps
+
+
+def test_jitter_is_the_releases_and_what_a_text_does_not_name_is_off():
+    release, paper, arxiv = (load_config(name).augment for name in ("release", "paper", "arxiv"))
+    for name in ("brightness", "contrast", "saturation", "hue", "jitter_probability"):
+        assert getattr(paper, name) == getattr(arxiv, name) == getattr(release, name) > 0, name
+    for one in (paper, arxiv):
+        assert one.flip_probability == one.gray_probability == 0 and one.scale_range == (1.0, 1.0)
+    assert arxiv.rotation_degrees == arxiv.blur_probability == arxiv.noise_probability == 0
+    assert arxiv.cutmix_probability == release.cutmix_probability
+
+
 def test_sources_are_printed_line_by_line():
     shown = CliRunner().invoke(app, ["config", "show", "release", "--sources"])
     assert shown.exit_code == 0

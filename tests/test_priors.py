@@ -243,6 +243,22 @@ def test_what_is_no_plain_vit_is_refused_and_leaves_nothing(tmp_path):
     for more, message in cases.values():
         with pytest.raises(InputError, match=message):
             import_trunk(open_clip_file(tmp_path / "a.safetensors", {**timm_tensors(), **more}), tmp_path / "vit")
+    for more, message in {
+        "blocks.x.mlp.fc1.weight": "holds blocks.x; expected blocks of a plain ViT",
+        "blocks.": "holds blocks.; expected",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            import_trunk(
+                open_clip_file(tmp_path / "a.safetensors", {**timm_tensors(), more: torch.ones(2)}), tmp_path / "vit"
+            )
+    bare = {name: value for name, value in timm_tensors().items() if not name.startswith("blocks.")}
+    swiglu = {**bare, "blocks.0.mlp.fc1_g.weight": torch.ones(4, 4)}
+    for tensors in (bare, swiglu):
+        with pytest.raises(InputError, match="holds no blocks.0.mlp.fc1.weight"):
+            import_trunk(open_clip_file(tmp_path / "a.safetensors", tensors), tmp_path / "vit")
+    linear = {**timm_tensors(), "patch_embed.proj.weight": torch.ones(64, 192)}
+    with pytest.raises(InputError, match=r"are \[64, 192\] and .* expected 4 and 3 axes"):
+        import_trunk(open_clip_file(tmp_path / "a.safetensors", linear), tmp_path / "vit")
     torch.save({"visual.transformer.resblocks.0.ln_1.weight": torch.ones(3)}, tmp_path / "b.bin")
     with pytest.raises(InputError, match="no vision transformer in timm's layout"):
         import_trunk(tmp_path / "b.bin", tmp_path / "vit")

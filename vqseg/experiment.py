@@ -14,14 +14,13 @@ from vqseg.build import build_method, build_network, check_parts
 from vqseg.config import from_tree
 from vqseg.dataset import Batches
 from vqseg.errors import InputError
-from vqseg.identity import INFERENCE, scoring_hash
+from vqseg.identity import scoring_hash
 from vqseg.inspection import require_sound
-from vqseg.manifest import scans_of
+from vqseg.manifest import read_manifest, read_split, scans_of
 from vqseg.plan import (
     CHOICES,
     Plan,
     first_status,
-    modules_of,
     plan,
     recorded_config,
     resolve_choices,
@@ -34,6 +33,7 @@ from vqseg.records.run import MetricsFile, RunFolder, now
 from vqseg.scoring import score_part, write_weights
 from vqseg.store import TensorStore, open_store
 from vqseg.train import Diverged, Interrupted, Trainer, forget_peak_memory, peak_memory_mb
+from vqseg.trained import recorded_network, recorded_plan
 from vqseg.validation import Validation
 
 __all__ = [
@@ -187,6 +187,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Score a finished run's kept weights on ``part`` and record the rows; ``protocols`` may be ``["all"]``.
 
+    The prior that it was trained with is not asked for.
+
     Raises:
         InputError: the run is not finished, its data moved or changed, the network's code is not what trained it, it
             was trained on another split than the one named, or the part cannot be scored.
@@ -204,31 +206,19 @@ def evaluate(
     tree = folder.config()
     config = from_tree(tree, str(folder.path / "config.yaml"), allow_code=allow_code)
     place = root or Path(status["data"]["root"])
-    planned = plan(config, root=place, split=status["split"]["name"], store=folder.store)
-    for what, found in (("data", planned.manifest.digest), ("split", planned.split.digest)):
+    manifest = read_manifest(place)
+    chosen = read_split(place, manifest, status["split"]["name"])
+    for what, found in (("data", manifest.digest), ("split", chosen.digest)):
         if found != status[what]["digest"]:
             raise InputError(f"{place}: {what} {found}, but the run was trained on {status[what]['digest']}")
-    require_same_network(planned, folder, status)
+    planned = recorded_plan(folder, config, manifest, chosen, place)
     target = pick_device(device)
     if planned.split.parts.get(part):
         opened = [name for name in parts_read(protocols, part) if planned.split.parts.get(name)]
         require_sound(place, planned.manifest, planned.split, parts=opened, read_masks_of=opened)
     with folder.lock():
-        network = build_network(planned, target)
+        network = recorded_network(planned, folder, target)
         return score_part(planned, folder, part, target, reuse=network, protocols=protocols, library=library)
-
-
-def require_same_network(plan: Plan, folder: RunFolder, status: dict[str, Any]) -> None:
-    """Refuse weights that other code would turn into other label maps."""
-    parts = (part for key, part in plan.parts.items() if key.startswith("network."))
-    modules = {*INFERENCE, *(module for part in parts for module in modules_of(part))}
-    changed = sorted(name for name in modules if status["code"].get(name) not in (None, plan.code.get(name)))
-    if changed:
-        commit = str(status["provenance"].get("commit") or "unknown")[:12]
-        raise InputError(
-            f"run {folder.identity}: {', '.join(changed)} changed since it was trained (commit {commit});"
-            " score it with that version of vqseg, or train it again"
-        )
 
 
 def scored(folder: RunFolder) -> pd.DataFrame:

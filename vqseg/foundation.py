@@ -13,8 +13,9 @@ of the patch is cut silently, half-precision files load in half precision, and a
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,8 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqseg.errors import InputError
-from vqseg.files import read_json
-from vqseg.weights import CONFIG, PROCESSORS, locate, weight_files, weights_digest
+from vqseg.weights import CONFIG, PROCESSORS, loading, locate, read_mapping, weight_files, weights_digest
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -189,23 +189,34 @@ def normalization(folder: Path, channels: int) -> tuple[list[float], list[float]
         InputError: the processor's numbers do not fit the model's channels.
     """
     path = next((folder / name for name in PROCESSORS if (folder / name).is_file()), None)
-    read: dict[str, Any] = read_json(path) if path else {}
+    read = read_mapping(path) if path else {}
     told = read.get("image_processor", read)
+    if not isinstance(told, dict):
+        raise InputError(f"{path}: image_processor is a {type(told).__name__}, expected names and values")
     if told.get("do_normalize", True) is False:
         return [0.0] * channels, [1.0] * channels
     pairs = []
     for key, default in zip(("image_mean", "image_std"), IMAGENET, strict=True):
         given = told.get(key) or (default if channels == 3 else [sum(default) / 3])
-        values = [float(value) for value in (given if isinstance(given, (list, tuple)) else [given])]
+        values = _numbers(given, f"{folder}: {key}", least=0.0 if key == "image_std" else -math.inf)
         if len(values) not in (1, channels):
             raise InputError(f"{folder}: {key} has {len(values)} numbers, but the model takes {channels} channels")
         pairs.append(values * (channels // len(values)))
     return pairs[0], pairs[1]
 
 
+def _numbers(given: Any, where: str, *, least: float) -> list[float]:
+    """Return one number or a list of them as a list; all are above ``least``."""
+    values = given if isinstance(given, (list, tuple)) else [given]
+    if not all(isinstance(value, (int, float)) and least < value < math.inf for value in values):
+        wanted = "numbers" if least < 0 else "numbers above 0"
+        raise InputError(f"{where} is {str(given)[:80]}, expected {wanted}; mend the file, or fetch the model again")
+    return [float(value) for value in values]
+
+
 def _architecture(folder: Path) -> Architecture:
-    kind = read_json(folder / CONFIG).get("model_type")
-    if kind in ARCHITECTURES:
+    kind = read_mapping(folder / CONFIG).get("model_type")
+    if isinstance(kind, str) and kind in ARCHITECTURES:
         return ARCHITECTURES[kind]
     raise InputError(f"{folder}: model_type {kind!r} is no flat ViT that vqseg knows: {', '.join(ARCHITECTURES)}")
 
@@ -215,10 +226,10 @@ def _load(folder: Path, architecture: Architecture) -> tuple[Any, tuple[str, ...
     import transformers
 
     loader = getattr(transformers, architecture.loader)
-    with _quiet(folder):
+    with loading(folder, "copy or fetch it again"):
         config = loader.config_class.from_pretrained(folder, local_files_only=True, **architecture.settings)
-        if not isinstance(config.patch_size, int):
-            raise InputError(f"{folder}: patches of {config.patch_size} px; expected square ones")
+        if not isinstance(config.patch_size, int) or config.patch_size < 1:
+            raise InputError(f"{folder}: patches of {config.patch_size} px; expected square ones of a pixel or more")
         if torch.get_default_device().type == "meta":
             return loader(config, **architecture.options), ()
         weight_files(folder)
@@ -236,7 +247,9 @@ def _load(folder: Path, architecture: Architecture) -> tuple[Any, tuple[str, ...
     lacking = sorted(str(name) for name in info["missing_keys"])
     needed = [name for name in lacking if not any(part in name for part in UNUSED)]
     other = sorted(each if isinstance(each, str) else str(each[0]) for each in info["mismatched_keys"])
-    for names, what in ((other, "of another shape than config.json says"), (needed, "missing")):
+    surplus = _of_layers(info["unexpected_keys"], model)
+    shape = "of another shape than config.json says"
+    for names, what in ((other, shape), (needed, "missing"), (surplus, "of layers that config.json does not have")):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise InputError(
@@ -245,22 +258,16 @@ def _load(folder: Path, architecture: Architecture) -> tuple[Any, tuple[str, ...
     return model, tuple(lacking)
 
 
-@contextmanager
-def _quiet(folder: Path) -> Iterator[None]:
-    """Keep transformers' bars and reports off the screen, and turn what it raises into one line."""
-    from transformers.utils import logging
+def _of_layers(unexpected: Iterable[str], model: Any) -> list[str]:
+    """Return which tensors without a place belong to the trunk's layers; heads, decoders and text towers do not."""
+    stems = {_stem(name) for name in model.state_dict()} - {""}
+    # A file of a larger model has its trunk under a name of its own.
+    towers = ("", f"{model.base_model_prefix}.", "vision_model.")
+    places = {tower + stem for tower in towers for stem in stems}
+    return sorted(name for name in map(str, unexpected) if _stem(name) in places)
 
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # transformers, huggingface_hub and safetensors each raise their own
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder}: not loadable as a vision transformer ({reason}); copy or fetch it again") from None
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
+
+def _stem(name: str) -> str:
+    """Return a tensor's name up to the number of its layer, or nothing."""
+    found = re.match(r"(.*?\.)\d+\.", name)
+    return found[1] if found else ""

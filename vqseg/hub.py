@@ -13,9 +13,9 @@ from pathlib import Path
 
 from vqseg.catalog import Entry, find
 from vqseg.errors import InputError
-from vqseg.files import read_json, write_json
+from vqseg.files import write_json
 from vqseg.trunk import import_weights
-from vqseg.weights import CONFIG, INDEX, PROCESSORS, SINGLE, SOURCE, home, new_folder, parse
+from vqseg.weights import CONFIG, INDEX, PROCESSORS, SINGLE, SOURCE, home, new_folder, parse, read_mapping
 
 PICKLED = "pytorch_model.bin"
 OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -50,11 +50,11 @@ def fetch(name: str, *, revision: str | None = None, out: Path | None = None) ->
 
 
 def _same(target: Path, repository: str, asked: str) -> Path:
-    source = read_json(target / SOURCE)
-    if source["repository"] == repository and asked in (source["asked"], source["revision"]):
+    source = read_mapping(target / SOURCE)
+    if source.get("repository") == repository and asked in (source.get("asked"), source.get("revision")):
         return target
     raise InputError(
-        f"{target}: holds {source['repository']} at {source['revision']}, not {repository} at {asked};"
+        f"{target}: holds {source.get('repository')} at {source.get('revision')}, not {repository} at {asked};"
         " delete it, or name another folder with --out"
     )
 

@@ -3,14 +3,14 @@
 With `vqseg.experiment` the only module that sees the config; what is built gets plain keywords.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vqseg.config import Config, identity_leaves
 from vqseg.errors import InputError, pick
 from vqseg.identity import PRETRAINING, code_hashes, identity, module_hash, scoring_hash
-from vqseg.manifest import Manifest, Split, read_manifest, read_split, scans_of
+from vqseg.manifest import Manifest, Scan, Split, read_manifest, read_split, scans_of
 from vqseg.parts import Part, resolve
 from vqseg.records.run import RunFolder
 
@@ -110,9 +110,13 @@ def resolve_choices(config: Config) -> dict[str, Part]:
     """Look up every part that the config names and bind its options.
 
     Raises:
-        InputError: an unknown name or option, or a value of the wrong type.
+        InputError: an unknown name or option, a value of the wrong type, or one that does not go with the images' size.
     """
-    return {key: resolve(key.rpartition(".")[2], _at(config, key)) for key in CHOICES}
+    parts = {key: resolve(key.rpartition(".")[2], _at(config, key)) for key in CHOICES}
+    for key, part in parts.items():
+        if hasattr(part.factory, "fitted"):
+            parts[key] = replace(part, options=part.factory.fitted(part.options, config.data.size_px))
+    return parts
 
 
 def modules_of(part: Part) -> tuple[str, ...]:
@@ -122,12 +126,17 @@ def modules_of(part: Part) -> tuple[str, ...]:
 
 def prior_identity(config: Config, parts: dict[str, Part], manifest: Manifest, split: Split) -> str:
     """Return who the local prior is: its options, what it sees, and the code that trains it; not the run's seed."""
-    trained = sorted({*split.parts.get("labelled", []), *split.parts.get("unlabelled", [])})
-    images = [[scan.scan, scan.image_sha256] for scan in manifest.scans if scan.patient in trained]
+    images = [[scan.scan, scan.image_sha256] for scan in training_scans(manifest, split)]
     seen = {"images": images, "channels": manifest.channels, "size_px": config.data.size_px}
     seen["geometry"] = config.data.geometry
     code = {module: module_hash(module) for module in PRETRAINING}
     return identity({**parts["prior"].identity(), **seen}, "", "", code)
+
+
+def training_scans(manifest: Manifest, split: Split) -> list[Scan]:
+    """Return the scans of labelled and unlabelled patients in the manifest's order, whoever of them is labelled."""
+    trained = {*split.parts.get("labelled", []), *split.parts.get("unlabelled", [])}
+    return [scan for scan in manifest.scans if scan.patient in trained]
 
 
 def first_status(plan: Plan, name: str, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +179,10 @@ def first_status(plan: Plan, name: str, provenance: dict[str, Any]) -> dict[str,
 
 
 def recorded_config(plan: Plan) -> dict[str, Any]:
-    """Return the config with every option of every part, defaults included."""
+    """Return the config with every option of every part, defaults included.
+
+    A folder of weights is named by its whole path, so that the run can be built from any working directory.
+    """
     tree = plan.config.plain()
     for key, part in plan.parts.items():
         *path, leaf = key.split(".")
@@ -178,6 +190,9 @@ def recorded_config(plan: Plan) -> dict[str, Any]:
         for name in path:
             node = node[name]
         options = {name: list(value) if isinstance(value, tuple) else value for name, value in part.options.items()}
+        named = options.get("weights")
+        if hasattr(part.factory, "digest") and isinstance(named, str) and Path(named).expanduser().is_dir():
+            options["weights"] = str(Path(named).expanduser().absolute())
         node[leaf] = {"name": part.name, **options}
     return tree
 

@@ -22,14 +22,14 @@ from vqseg import streams
 from vqseg.config import Augment, Schedule, Train
 from vqseg.dataset import Order, Views
 from vqseg.files import write_json
-from vqseg.manifest import scans_of
 from vqseg.optimizer import adamw
-from vqseg.plan import Plan
+from vqseg.plan import Plan, training_scans
 from vqseg.priors.local import SETTINGS, shape_config
 from vqseg.records.run import Busy, MetricsFile, hold, now
 from vqseg.step import Step
 from vqseg.store import TensorStore, open_store
 from vqseg.train import Interrupted, Trainer
+from vqseg.weights import quiet
 
 # Geometry alone: what a patch looks like must not be washed out. The same for every recipe, so that runs of
 # different recipes on the same images share one prior.
@@ -165,6 +165,7 @@ def _train(
             labelled_batch=options["batch"],
             unlabelled_batch=0,
             validate_steps=max(options["steps"] // 10, 1),
+            checkpoint_steps=max(options["steps"] // 10, 1),
             clip_norm=1.0,
         ),
         schedule=Schedule(warmup_steps=min(200, options["steps"] // 10)),
@@ -202,9 +203,10 @@ def _train(
 def _store(plan: Plan, device: torch.device) -> tuple[TensorStore, np.ndarray, np.ndarray]:
     """Return the training images, and the rows of those that are trained on and of those held out.
 
+    All in the manifest's order, as `vqseg.plan.prior_identity` counts them: who of them is labelled must not matter.
     Held out are the images of the last tenth of the patients: by their loss the training can be watched.
     """
-    scans = [scan for part in ("labelled", "unlabelled") for scan in scans_of(plan.manifest, plan.split, part)]
+    scans = training_scans(plan.manifest, plan.split)
     patients = list(dict.fromkeys(scan.patient for scan in scans))
     watched = set(patients[len(patients) - max(int(len(patients) * HELD_OUT), 1) :]) if len(patients) > 1 else set()
     size = plan.config.data.size_px if plan.config.data.geometry == "resize" else None
@@ -216,11 +218,12 @@ def _store(plan: Plan, device: torch.device) -> tuple[TensorStore, np.ndarray, n
 
 
 def _moments(store: TensorStore, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation per channel (C,), on the CPU."""
+    """Return mean and deviation per channel (C,) of the images' own pixels, on the CPU."""
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for chunk in np.array_split(rows, max(len(rows) // 64, 1)):
         images = store.image(chunk).double().cpu()
-        count += images[:, 0].numel()
+        # What pads an image to the canvas is zero: it adds to neither sum and must not be counted.
+        count += int(store.sizes[chunk].prod(1).sum()) if store.cropped else images[:, 0].numel()
         total, squares = total + images.sum((0, 2, 3)), squares + images.square().sum((0, 2, 3))
     mean = total / count
     return mean.float(), (squares / count - mean.square()).clamp_min(1e-6).sqrt().float()
@@ -240,16 +243,17 @@ def _validate(method: MaskedAutoencoder, store: TensorStore, rows: np.ndarray, s
 
 
 def _publish(model: Any, folder: Path, told: dict[str, Any]) -> None:
-    """Write the transformers folder; ``prior.json`` last."""
+    """Write the transformers folder, then ``prior.json``; only then is the checkpoint no longer needed."""
     from transformers import ViTConfig, ViTModel
 
     staged = folder / ".staged"
     shutil.rmtree(staged, ignore_errors=True)
     encoder = ViTModel(ViTConfig(**shape_config(told["shape"], model.config.image_size)), add_pooling_layer=False)
     encoder.load_state_dict(model.vit.state_dict())
-    encoder.save_pretrained(staged)
+    with quiet():
+        encoder.save_pretrained(staged)
     for path in staged.iterdir():
         os.replace(path, folder / path.name)
     staged.rmdir()
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
     write_json(folder / SETTINGS, told)
+    (folder / "checkpoint.pt").unlink(missing_ok=True)

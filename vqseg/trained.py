@@ -11,12 +11,11 @@ from torch import Tensor
 from vqseg.build import build_network
 from vqseg.config import Config, from_tree
 from vqseg.errors import InputError
-from vqseg.experiment import require_same_network
-from vqseg.identity import code_hashes
+from vqseg.identity import INFERENCE, code_hashes
 from vqseg.inference import Recipe
 from vqseg.manifest import Manifest, Split, read_manifest
 from vqseg.network import SegmentationNetwork
-from vqseg.plan import Plan, resolve_choices
+from vqseg.plan import Plan, modules_of, resolve_choices
 from vqseg.records.index import FOREIGN
 from vqseg.records.run import RunFolder
 
@@ -100,16 +99,11 @@ def load(folder: RunFolder, weights: Path, config: Config, manifest: Manifest, d
     Raises:
         InputError: the network's code is not what trained it, or the weights cannot be read or are another network's.
     """
-    parts, status = resolve_choices(config), folder.status()
-    code = code_hashes(()) | {name: value for part in parts.values() for name, value in part.hashes().items()}
+    status = folder.status()
     nobody = Split(name=status["split"]["name"], data=manifest.digest, parts={})
-    root = Path(status["data"]["root"])
-    planned = Plan(config, root, manifest, nobody, folder.store, parts, code, folder.identity)
-    require_same_network(planned, folder, status)
+    planned = recorded_plan(folder, config, manifest, nobody, Path(status["data"]["root"]))
     state = _read(weights)
-    # What a prior's features were adapted to, so that the prior itself is not needed.
-    adapter = state.get("adapter.weight")
-    network = build_network(planned, device, None if adapter is None else adapter.shape[0])
+    network = _network(planned, state, device)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -117,6 +111,50 @@ def load(folder: RunFolder, weights: Path, config: Config, manifest: Manifest, d
         raise InputError(f"{weights}: not the weights of this run's network ({reason}); restore the file") from None
     data = config.data
     return Trained(network.eval(), Recipe(data.size_px, data.geometry, data.context), device)
+
+
+def recorded_plan(folder: RunFolder, config: Config, manifest: Manifest, split: Split, root: Path) -> Plan:
+    """Return the plan of a recorded run. Its identity is the record's: no weights that it was trained with are read.
+
+    Raises:
+        InputError: the network's code is not what trained it, or a part is unknown.
+    """
+    parts = resolve_choices(config)
+    code = code_hashes(()) | {name: value for part in parts.values() for name, value in part.hashes().items()}
+    planned = Plan(config, root, manifest, split, folder.store, parts, code, folder.identity)
+    _require_same_network(planned, folder)
+    return planned
+
+
+def recorded_network(plan: Plan, folder: RunFolder, device: torch.device) -> SegmentationNetwork:
+    """Build a network of the shape that a run's kept weights have, whichever they are.
+
+    Raises:
+        InputError: they cannot be read, or an encoder's own folder is gone.
+    """
+    kept = next(iter(sorted((folder.path / "weights").glob("*.safetensors"))), None)
+    return _network(plan, _read(kept) if kept else {}, device)
+
+
+def _network(plan: Plan, state: dict[str, Tensor], device: torch.device) -> SegmentationNetwork:
+    """Build the network that ``state`` is of, its values not yet in it."""
+    # What a prior's features were adapted to, so that the prior itself is not needed.
+    adapter = state.get("adapter.weight")
+    return build_network(plan, device, None if adapter is None else adapter.shape[0])
+
+
+def _require_same_network(plan: Plan, folder: RunFolder) -> None:
+    """Refuse weights that other code would turn into other label maps."""
+    status = folder.status()
+    parts = (part for key, part in plan.parts.items() if key.startswith("network."))
+    modules = {*INFERENCE, *(module for part in parts for module in modules_of(part))}
+    changed = sorted(name for name in modules if status["code"].get(name) not in (None, plan.code.get(name)))
+    if changed:
+        commit = str(status["provenance"].get("commit") or "unknown")[:12]
+        raise InputError(
+            f"run {folder.identity}: {', '.join(changed)} changed since it was trained (commit {commit});"
+            " score it with that version of vqseg, or train it again"
+        )
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from vqseg.errors import InputError
-from vqseg.files import read_json, write_json
-from vqseg.weights import CONFIG, PROCESSORS, SINGLE, new_folder
+from vqseg.files import write_json
+from vqseg.weights import CONFIG, PROCESSORS, SINGLE, new_folder, read_mapping
 
 PREFIX = "visual.trunk."
 HEAD_CHANNELS = 64
@@ -51,7 +51,7 @@ def import_weights(source: Path, out: Path, *, heads: int | None = None) -> Path
     from vqseg.foundation import ARCHITECTURES, FlatViT
 
     beside = source.parent / CONFIG
-    if not beside.is_file() or read_json(beside).get("model_type") not in ARCHITECTURES:
+    if not beside.is_file() or str(read_mapping(beside).get("model_type")) not in ARCHITECTURES:
         return import_trunk(source, out, heads=heads)
     tensors = read_tensors(source)
     with new_folder(out) as folder:
@@ -135,7 +135,12 @@ def trunk_of(tensors: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
 
 
 def _config(tensors: dict[str, Tensor], heads: int | None, source: Path) -> dict[str, Any]:
-    dim, channels, patch, other = tensors["patch_embed.proj.weight"].shape
+    kernel, positions = tensors["patch_embed.proj.weight"].shape, tensors["pos_embed"].shape
+    if len(kernel) != 4 or len(positions) != 3:
+        shapes = f"{list(kernel)} and {list(positions)}"
+        raise InputError(f"{source}: patch_embed.proj.weight and pos_embed are {shapes}, expected 4 and 3 axes")
+    dim, channels, patch, other = kernel
+    depth = _depth(tensors, source)
     tokens = tensors["pos_embed"].shape[1] - 1
     side = math.isqrt(tokens)
     if patch != other or side * side != tokens:
@@ -147,7 +152,7 @@ def _config(tensors: dict[str, Tensor], heads: int | None, source: Path) -> dict
         "model_type": "vit",
         "architectures": ["ViTModel"],
         "hidden_size": dim,
-        "num_hidden_layers": 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")),
+        "num_hidden_layers": depth,
         "num_attention_heads": heads,
         "intermediate_size": tensors["blocks.0.mlp.fc1.weight"].shape[0],
         "image_size": side * patch,
@@ -159,13 +164,23 @@ def _config(tensors: dict[str, Tensor], heads: int | None, source: Path) -> dict
     }
 
 
+def _depth(tensors: dict[str, Tensor], source: Path) -> int:
+    """Return how many blocks a trunk has; each has its number in its name."""
+    numbers = [name.split(".")[1] for name in tensors if name.startswith("blocks.")]
+    odd = next((number for number in numbers if not number.isdecimal()), None)
+    if odd is not None or "blocks.0.mlp.fc1.weight" not in tensors:
+        found = f"blocks.{odd}" if odd is not None else "no blocks.0.mlp.fc1.weight"
+        raise InputError(f"{source}: holds {found}; expected blocks of a plain ViT (blocks.0.mlp.fc1.weight and so on)")
+    return 1 + max(map(int, numbers))
+
+
 def _normalization(source: Path, of_clip: bool) -> tuple[list[float], list[float]]:
     """Return mean and deviation from the file's own configuration beside it; a trunk of open_clip's needs none."""
     for name, key in (("open_clip_config.json", "preprocess_cfg"), (CONFIG, "pretrained_cfg")):
         path = source.parent / name
-        told = read_json(path).get(key, {}) if path.is_file() else {}
-        if told.get("mean") and told.get("std"):
-            return [float(value) for value in told["mean"]], [float(value) for value in told["std"]]
+        told = read_mapping(path).get(key) if path.is_file() else None
+        if isinstance(told, dict) and told.get("mean") and told.get("std"):
+            return told["mean"], told["std"]  # `vqseg.foundation.normalization` sees that they are numbers
     if of_clip:
         return CLIP_MEAN, CLIP_STD
     raise InputError(f"{source}: says not how images are normalized; put timm's {CONFIG} (pretrained_cfg) beside it")

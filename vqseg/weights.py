@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from vqseg.errors import InputError
 from vqseg.files import digest, read_json
@@ -63,7 +64,7 @@ def _fetched(weights: str) -> Path | None:
     if not name.count("/") and (home() / name / CONFIG).is_file():
         return home() / name
     for path in sorted(home().glob(f"*/{SOURCE}")):
-        source = read_json(path)
+        source = read_mapping(path)
         if source.get("repository") == name and revision in (None, source.get("asked"), source.get("revision")):
             return path.parent
     return None
@@ -89,7 +90,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     names = [SINGLE]
     if not (folder / SINGLE).is_file() and (folder / INDEX).is_file():
-        names = [INDEX, *sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
+        names = [INDEX, *_shards(folder / INDEX)]
     missing = [name for name in names if not (folder / name).is_file()]
     if not missing:
         return [folder / name for name in names]
@@ -100,6 +101,25 @@ def weight_files(folder: Path) -> list[Path]:
             f" 'vqseg prior import {folder / pickled} NEW_FOLDER' converts it without running code from it"
         )
     raise InputError(f"{folder}: holds no {', '.join(missing)}; copy or fetch the model again")
+
+
+def _shards(index: Path) -> list[str]:
+    files = read_mapping(index).get("weight_map")
+    if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+        raise InputError(f"{index}: holds no weight_map from tensors to files; copy or fetch the model again")
+    return sorted(set(files.values()))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds names and values.
+
+    Raises:
+        InputError: it is missing, is not JSON, or holds something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds a {type(found).__name__}, expected names and values; copy or fetch it again")
+    return found
 
 
 def weights_digest(weights: str) -> str:
@@ -122,6 +142,39 @@ def _sha256(path: Path) -> str:
 def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' bars and reports off the screen."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def loading(folder: Path, do: str) -> Iterator[None]:
+    """Be `quiet`, and turn what transformers raises into one line that ends with what to ``do``.
+
+    Raises:
+        InputError: ``folder`` cannot be loaded.
+    """
+    with quiet():
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:  # transformers, huggingface_hub and safetensors each raise their own
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{folder}: not loadable as a vision transformer ({reason}); {do}") from None
 
 
 @contextmanager

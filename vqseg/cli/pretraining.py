@@ -9,6 +9,7 @@ from vqseg.errors import InputError
 from vqseg.files import read_json
 
 if TYPE_CHECKING:
+    from vqseg.config import Config
     from vqseg.plan import Plan
 
 
@@ -18,19 +19,36 @@ def pretrain(data: Path, split: str | None, preset: str, overrides: list[str], d
     Raises:
         InputError: the settings name another prior, or the data cannot be used.
     """
-    from vqseg import config, experiment
+    import torch
 
-    named = any(text.partition("=")[0].strip() in ("prior", "prior.name") for text in overrides)
-    settings = config.load_config(preset, [*([] if named else ["prior.name=local"]), *overrides])
+    from vqseg import experiment
+    from vqseg.build import build_prior
+
+    settings = _settings(preset, overrides)
     plan = experiment.plan(settings, root=data, split=split, store=store)
     if plan.prior_folder is None:
         raise InputError(f"prior {plan.parts['prior'].name!r}: only 'local' is trained here")
-    experiment.check_parts(plan)
+    with torch.device("meta"):
+        build_prior(plan)
     before = prepare(plan, device)
     told = read_json(plan.prior_folder / "prior.json")
     found = ", ".join(f"{key} {value:.4f}" for key, value in told["validation"].items())
     what = f"{told['data']['images']} images of {told['data']['name']}, {told['options']['steps']} steps"
     return f"{'trained' if before else 'already there'}: {plan.prior_folder} ({what}; {found})"
+
+
+def _settings(preset: str, overrides: list[str]) -> "Config":
+    """Return a preset's settings with the local prior in place of another, and an encoder that needs no weights.
+
+    The local prior depends on the images and its own options: it need not wait for the weights of a network.
+    """
+    from vqseg.config import Choice, load_config
+
+    local = load_config(preset).prior.name == "local"
+    named = any(text.partition("=")[0].strip() == "prior" for text in overrides)
+    settings = load_config(preset, [*([] if local or named else ["prior=local"]), *overrides])
+    network = settings.network.model_copy(update={"encoder": Choice(name="unet")})
+    return settings.model_copy(update={"network": network})
 
 
 def prepare(plan: "Plan", device: str) -> bool:

@@ -8,25 +8,29 @@ Source: masked auto-encoders (He et al. 2022), transformers' ViT-MAE.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vqseg.errors import InputError
-from vqseg.files import read_json
 from vqseg.ranges import Count, Positive, Share
+from vqseg.weights import loading, read_mapping
 
 SETTINGS = "prior.json"
+# The side of a patch that is aimed at, in pixels.
+PATCH_PX = 8
 
 
 class LocalPrior(nn.Module):
     """A small masked auto-encoder trained on the data set's own training images.
 
-    What stands here is its encoder, frozen; the options from ``mask_ratio`` on say how it is trained.
+    What stands here is its encoder, frozen; the options from ``mask_ratio`` on say how it is trained. Without
+    ``patch_px`` a plan takes the divisor of the images' side that is nearest to 8 (`fitted`).
     """
 
     pretrained = True
+    WAS: ClassVar[dict[str, Any]] = {"patch_px": PATCH_PX}
     mean: Tensor
     std: Tensor
 
@@ -35,7 +39,7 @@ class LocalPrior(nn.Module):
         channels: int,
         folder: Path,
         *,
-        patch_px: Count = 8,
+        patch_px: Count | None = None,
         dim: Count = 128,
         depth: Count = 4,
         heads: Count = 4,
@@ -51,13 +55,30 @@ class LocalPrior(nn.Module):
             raise ValueError(f"dim must be a multiple of heads, got {dim} and {heads}")
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mask_ratio must lie in (0, 1), got {mask_ratio}")
-        self.dim, self.patch = dim, patch_px
-        shape = {"channels": channels, "patch_px": patch_px, "dim": dim, "depth": depth, "heads": heads}
+        self.dim, self.patch = dim, patch_px or PATCH_PX
+        shape = {"channels": channels, "patch_px": self.patch, "dim": dim, "depth": depth, "heads": heads}
         self.vit, mean, std = _shape_of(shape) if _on_meta() else _load(folder, shape)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.requires_grad_(False)
         self.eval()
+
+    @classmethod
+    def fitted(cls, options: dict[str, Any], size_px: int) -> dict[str, Any]:
+        """Return the options with ``patch_px`` as a number: without one, the divisor of ``size_px`` nearest to 8.
+
+        Raises:
+            InputError: its patches do not fill an image of ``size_px`` a side.
+        """
+        dividing = [side for side in range(1, size_px + 1) if size_px % side == 0]
+        patch = options["patch_px"] or min(dividing, key=lambda side: abs(side - PATCH_PX))
+        if patch not in dividing:
+            near = [max(side for side in dividing if side < patch), *[side for side in dividing if side > patch][:1]]
+            raise InputError(
+                f"prior.patch_px: {patch} does not divide data.size_px {size_px}; expected for example"
+                f" {' or '.join(map(str, near))}"
+            )
+        return {**options, "patch_px": patch}
 
     def train(self, mode: bool = True) -> "LocalPrior":
         """Stay as it is: frozen."""
@@ -110,12 +131,13 @@ def _load(folder: Path, shape: dict[str, Any]) -> tuple[nn.Module, list[float], 
 
     if not (folder / SETTINGS).is_file():
         raise InputError(f"{folder}: the local prior is not trained; 'vqseg prior pretrain' does it, or any run of it")
-    told = read_json(folder / SETTINGS)
-    if told["shape"] != shape:
-        raise InputError(f"{folder}: holds a prior of shape {told['shape']}, wanted {shape}; delete the folder")
-    vit, info = ViTModel.from_pretrained(
-        folder, add_pooling_layer=False, output_loading_info=True, use_safetensors=True, local_files_only=True
-    )
+    told = read_mapping(folder / SETTINGS)
+    if told.get("shape") != shape:
+        raise InputError(f"{folder}: holds a prior of shape {told.get('shape')}, wanted {shape}; delete the folder")
+    with loading(folder, "delete the folder, it is made anew"):
+        vit, info = ViTModel.from_pretrained(
+            folder, add_pooling_layer=False, output_loading_info=True, use_safetensors=True, local_files_only=True
+        )
     if info["missing_keys"] or info["mismatched_keys"]:
         raise InputError(f"{folder}: weights are missing or of another shape; delete the folder, it is made anew")
     return vit, told["mean"], told["std"]
