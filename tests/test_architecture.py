@@ -16,7 +16,7 @@ ALLOWED = {
     "network": LEAVES | {"codebook", "quantizers", "perturbations"},
     "encoders": LEAVES | {"encoders", "convolution", "foundation", "weights"},
     "decoders": LEAVES | {"decoders", "convolution"},
-    "priors": LEAVES | {"priors", "foundation"},
+    "priors": LEAVES | {"priors", "foundation", "weights"},
     "foundation": LEAVES | {"weights"},
     "weights": LEAVES,
     "alignment": LEAVES | {"store"},

@@ -346,7 +346,9 @@ class Pooled(nn.Module):
 
     def __init__(self, channels):
         super().__init__()
-        self.conv = nn.Conv2d(channels, 2, 4, stride=4)
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.conv = nn.Conv2d(channels, 2, 4, stride=4)
         self.requires_grad_(False)
         self.eval()
 
@@ -361,7 +363,7 @@ class Pooled(nn.Module):
         ({"dim": None}, FIRST, "an attribute 'dim', a positive whole number"),
         ({"requires_grad_": lambda s, on: s}, "is frozen", "self.requires_grad_"),
         ({"eval": lambda s: s}, "is frozen", "expected evaluation mode"),
-        ({"dim": 3}, "gives features of its width", r"shape \(2, 3, h', w'\), saw \(2, 2, 8, 8\)"),
+        ({"dim": 3}, "gives features of its width", r"shape \(2, 3, h', w'\), saw \(2, 2, 8, 12\)"),
         ({"forward": lambda s, x, g: s.conv(torch.rand_like(x))}, "the same images", "draw nothing in forward"),
     ],
 )
@@ -517,6 +519,12 @@ def source(tmp_path):
             r"float64 of \(2, 8, 8\); expected uint8 or uint16",
         ),
         ("np.uint8)", "np.uint8) * 9", "can be read", "up to 9; expected uint8 .* indices 0 to 1"),
+        (
+            "image = np.load(path)\n",
+            "image = np.load(path)\n    image = image.astype(np.uint16 if path.stem == 'p2_a' else np.uint8)\n",
+            "can be read",
+            "scan 'p0_a' is uint8, scan 'p2_a' is uint16; expected one dtype",
+        ),
         ("[1, 2]", "[1]", "can be read", r"uint8 of \(2, 8, 8\); expected uint8 or uint16 of \(1, H, W\)"),
         ("(8.0, 1.5, 1.5)", "(8.0, 0, 1.5)", "can be read", "spacing_mm is"),
         (

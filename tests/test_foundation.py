@@ -290,6 +290,18 @@ def test_pickles_broken_files_and_other_architectures_are_refused(folders, tmp_p
     assert "dinov3_vit" in ARCHITECTURES
 
 
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_attention_from_a_hub_is_refused(folders, tmp_path, key):
+    folder = tmp_path / "model"
+    shutil.copytree(folders["vit"], folder)
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, key: "someone/kernel"}))
+    with pytest.raises(InputError, match=f"config.json: {key} 'someone/kernel' is code of a hub; take that line out"):
+        FlatViT(str(folder))
+    (folder / "config.json").write_text(json.dumps({**told, key: "eager"}))
+    FlatViT(str(folder))
+
+
 def test_half_precision_files_load_in_full_precision(folders, tmp_path):
     shutil.copytree(folders["vit"], tmp_path / "half")
     change_tensors(tmp_path / "half", lambda tensors: tensors.update({k: v.half() for k, v in tensors.items()}))

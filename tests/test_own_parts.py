@@ -12,7 +12,7 @@ from vqseg.errors import InputError
 from vqseg.files import read_json, read_yaml
 from vqseg.importers import phantom
 from vqseg.manifest import read_image, read_manifest, read_mask, read_split
-from vqseg.parts import names_code
+from vqseg.parts import code_in
 from vqseg.study.cells import Request, plan_cell, prepare, write
 
 PAGE = Path(__file__).parent.parent / "docs" / "own-parts.md"
@@ -81,7 +81,7 @@ def times(folder):
 
 def test_every_block_of_the_page_is_a_file_or_commands():
     assert {kind for kind, _ in BLOCKS} == {"python", "yaml", "sh"}
-    assert set(FILES) == {"pairs.py", "cosine.py", "mask.py", "mean_teacher.py", "my-study.yaml"}
+    assert set(FILES) == {"pairs.py", "cosine.py", "blend.py", "mean_teacher.py", "my-study.yaml"}
     assert all(line.startswith("vqseg ") for line in COMMANDS)
     assert len([kind for kind, _ in BLOCKS if kind != "sh"]) == len(FILES)
 
@@ -128,16 +128,16 @@ def every_part_became_a_run_that_knows_its_code(desk):
     hashed = {name: key for status, _ in named.values() for key in status["code"] if (name := key.partition(" ")[2])}
     assert hashed == {
         "cosine.py:Cosine": "quantizer cosine.py:Cosine",
-        "mask.py:MaskAndReplace": "perturbation mask.py:MaskAndReplace",
+        "blend.py:Blend": "perturbation blend.py:Blend",
         "mean_teacher.py:MeanTeacher": "method mean_teacher.py:MeanTeacher",
     }
     assert all(status["state"] == "finished" for status, _ in named.values())
     assert "mean_teacher.py:MeanTeacher qpm, seed 0" in named  # the default name of a run has no path
-    status, config = named["mask rate=0.7, seed 0"]
-    assert config["perturbation"] == {"name": f"{desk / 'mask.py'}:MaskAndReplace", "rate": 0.7, "masked": 0.5}
+    status, config = named["blend rate=0.7, seed 0"]
+    assert config["perturbation"] == {"name": f"{desk / 'blend.py'}:Blend", "rate": 0.7, "way": 0.5}
     assert status["evaluations"][-1]["part"] == "test"
     record = read_json(desk / "vqseg-store" / "studies" / "my-study-pairs-smoke" / "study.json")
-    labels = ["vqseg", "cosine", "mask rate=0.3", "mask rate=0.7", "mean-teacher"]
+    labels = ["vqseg", "cosine", "blend rate=0.3", "blend rate=0.7", "mean-teacher"]
     assert [arm["label"] for arm in record["arms"]] == labels
     cells = {cell["identity"] for cell in record["cells"]}
     assert len(cells) == 5 and cells == set(runs(desk))  # three of them by 'vqseg train'
@@ -236,7 +236,7 @@ def test_code_typed_for_a_study_is_code_for_its_workers(vqseg, desk):
     vqseg(*typed(IMPORT))
     quantizer = "network.quantizer={name: cosine.py:Cosine, num_codes: 64}"
     folder, record = queued(desk, name="typed", overrides=(quantizer,))
-    assert names_code(record)  # so the workers are told that it is allowed
+    assert code_in(record)  # so the workers are told that it is allowed
     with pytest.raises(InputError, match="study typed: .* names code.*--allow-code"):
         plan_cell(folder.read(), folder.store, record["cells"][0])
     planned = plan_cell(folder.read(), folder.store, record["cells"][0], allow_code=True)

@@ -8,7 +8,7 @@ from vqseg import foreign_code
 from vqseg.config import Choice
 from vqseg.errors import InputError
 from vqseg.foreign_code import absolute, is_code, load
-from vqseg.parts import admit_code, bind, names_code, resolve, supplied_to
+from vqseg.parts import admit_code, bind, code_in, resolve, supplied_to
 from vqseg.perturbations.uniform import Uniform
 
 PART = '''
@@ -131,10 +131,11 @@ def test_what_it_imports_from_beside_it_counts_and_runs(desk, imported):
 def test_what_it_imports_of_vqseg_counts(desk, monkeypatch):
     path = written(desk, "from vqseg.perturbations import Uniform\n\n\nclass Mine(Uniform):\n    pass\n")
     before = part(path, "Mine")
+    was = before.hashes()
     real = foreign_code.module_hash
     changed = {"vqseg.perturbations.uniform": "another"}
     monkeypatch.setattr(foreign_code, "module_hash", lambda module: changed.get(module) or real(module))
-    assert part(path, "Mine").hashes() != before.hashes()
+    assert part(path, "Mine").hashes() != was
     assert issubclass(before.factory, Uniform)
 
 
@@ -155,6 +156,7 @@ def test_a_module_that_python_finds_may_be_named(desk, monkeypatch):
     found = part("own_bricks.half")
     assert found.build().many == 6 and found.name == found.label == "own_bricks.half:Half"
     assert set(foreign_code._module_texts("own_bricks.half", package / "half.py")) == {
+        package / "__init__.py",
         package / "half.py",
         package / "sizes.py",
     }
@@ -267,7 +269,7 @@ STUDY = {"question": "does this:look like code?", "arms": [{"family": "a:b", "se
     ],
 )
 def test_code_in_a_file_is_refused_with_key_name_and_option(tree, key, name):
-    assert names_code(tree)
+    assert code_in(tree)
     with pytest.raises(InputError) as caught:
         admit_code(tree, "study.yaml", allowed=False)
     assert str(caught.value).startswith(f"study.yaml: {key} names code, {name!r}, ")
@@ -285,7 +287,7 @@ def test_what_is_allowed_gets_absolute_paths_and_the_rest_stays(desk):
 
 def test_names_of_rows_are_never_code():
     tree = {"perturbation": {"name": "qpm", "rate": 0.5}, "method": "vqseg", "note": "a.py:B", "train": {"steps": 3}}
-    assert not names_code(tree)
+    assert not code_in(tree)
     assert admit_code(tree, "x", allowed=False) == tree
     assert is_code("a.py:B") and not is_code("qpm")
 

@@ -658,5 +658,10 @@ def test_rows_of_other_lesion_marks_do_not_stand_beside_the_studys(tmp_path):
     for cell in made["cells"]:
         RunFolder(tmp_path, cell["identity"]).update(evaluations=[evaluation(lesions={"LV": 2.0})])
     assert chosen(tmp_path, made).rivals.names == ["nnU-Net"]
+    odd = RunFolder(tmp_path, made["cells"][0]["identity"])
+    odd.update(evaluations=[evaluation(lesions={"LV": 1.0})])
+    with pytest.raises(InputError, match="lesion marks LV=.* against LV=.*run the odd ones again"):
+        chosen(tmp_path, made)
+    odd.update(evaluations=[evaluation(lesions={"LV": 2.0})])
     run.update(evaluations=[evaluation(lesions={"LV": 2.0}, unfinished=True)])
     assert "its last scoring was cut short; 'vqseg score' finishes it" in chosen(tmp_path, made).notes[0]

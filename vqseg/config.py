@@ -7,16 +7,16 @@ The constructor's signature is the schema of the options: `vqseg.parts` binds th
 A leaf that says ``identity=False`` changes how a run is watched, not what it computes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
 from yaml import YAMLError
 
 from vqseg import presets
 from vqseg.errors import InputError, nearest
 from vqseg.files import parse_yaml
-from vqseg.parts import admit_code
+from vqseg.parts import admit_code, code_in, require_admitted
 from vqseg.ranges import Count, Positive, Range, Share, Steps, Weight
 
 WATCHING = {"identity": False}
@@ -32,7 +32,7 @@ class Choice(BaseModel):
     """A part by name, with the options of its constructor."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
+    name: StrictStr
 
     @model_validator(mode="before")
     @classmethod
@@ -150,14 +150,16 @@ class Config(_Section):
 def load_config(preset: str, overrides: Iterable[str] = (), *, allow_code: bool = False) -> Config:
     """Read a preset (built-in name, or path to a YAML file) and apply ``a.b=value`` overrides.
 
+    Code that the overrides name was typed; what the file names takes ``allow_code``.
+
     Raises:
-        InputError: unknown preset, key or value; the nearest names are given.
+        InputError: unknown preset, key or value (the nearest names are given), or code that is not allowed.
     """
     path, tree, *_ = presets.read(preset)
     tree = admit_code(tree, str(path), allowed=allow_code)
     changes = parse_overrides(overrides)
     origin = f"{path} with --set {', '.join(changes)}" if changes else str(path)
-    return from_tree(with_overrides(tree, changes), origin, allow_code=True)
+    return from_tree(with_overrides(tree, changes), origin, allow_code=allow_code, typed=code_in(changes))
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
@@ -195,9 +197,14 @@ def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
 
     Setting a choice (``perturbation: {name: qpm, rate: .7}``) replaces the whole node; setting one of its
     options (``perturbation.rate``) keeps the rest.
+
+    Raises:
+        InputError: a key has an empty piece, or leads through a value.
     """
     result = dict(tree)
     for dotted, value in overrides.items():
+        if not all(dotted.split(".")):
+            raise InputError(f"{dotted!r}: a piece of this key is empty; expected names with one dot between them")
         head, _, rest = dotted.partition(".")
         if not rest:
             result[head] = value
@@ -210,14 +217,32 @@ def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
     return result
 
 
-def from_tree(tree: Mapping[str, Any], origin: str, *, allow_code: bool = False) -> Config:
-    """Validate a tree.
+def from_tree(tree: Mapping[str, Any], origin: str, *, allow_code: bool = False, typed: Collection[str] = ()) -> Config:
+    """Validate a tree; of code that its parts name only what is ``typed`` passes without ``allow_code``.
 
     Raises:
         InputError: names the key, what was found and, for an unknown key, the nearest known one.
     """
+    config = _validated(admit_code(tree, origin, allowed=allow_code, typed=typed), origin)
+    # What counts is what was built: a tree may name a part in a way that only validation understands.
+    for key, choice in choices(config):
+        require_admitted(f"{key}.name", choice.name, origin, allowed=allow_code, typed=typed)
+    return config
+
+
+def choices(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Choice]]:
+    """Yield every choice of a built config by its dotted key."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Choice):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, BaseModel):
+            yield from choices(value, f"{prefix}{name}.")
+
+
+def _validated(tree: Mapping[str, Any], origin: str) -> Config:
     try:
-        return Config.model_validate(admit_code(tree, origin, allowed=allow_code))
+        return Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         keys = [str(part) for part in first["loc"]]

@@ -1,7 +1,8 @@
 """Files that are either whole or absent: write under a temporary name, then rename.
 
 YAML is read with YAML 1.2 floats (``1e-4`` is a number) and duplicate keys are refused, because
-PyYAML's own defaults read the first as text and keep the last of the second without a word.
+PyYAML's own defaults read the first as text and keep the last of the second without a word. Tags make no values but
+those that JSON has too: bytes (``!!binary``) would be looked at as no text and validated as one. A date is a text.
 """
 
 import hashlib
@@ -51,31 +52,49 @@ def read_json(path: Path) -> Any:
     return _read(path, json.loads, "JSON")
 
 
+# What YAML's values may be, by the ends of their tags.
+PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 floats that refuses duplicate keys."""
+    """SafeLoader of plain values, with YAML 1.2 floats, that refuses duplicate keys and nodes within themselves."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        return super().construct_object(node, deep=True)  # which refuses a node within itself
+
+    def refuse(self, node: yaml.Node) -> Any:
+        wanted = "expected plain texts, numbers, truth values, lists and mappings"
+        raise yaml.constructor.ConstructorError(None, None, f"tag {node.tag}: {wanted}", node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is a list or mapping", key_node.start_mark)
+            key = self.construct_object(key_node)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
+_STEM = "tag:yaml.org,2002:"
+_Loader.yaml_constructors = {
+    **{_STEM + tag: yaml.SafeLoader.yaml_constructors[_STEM + tag] for tag in PLAIN_TAGS},
+    None: _Loader.refuse,
+}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    first: [(tag, pattern) for tag, pattern in rows if tag not in (f"{_STEM}float", f"{_STEM}timestamp")]
+    for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    f"{_STEM}float",
     re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"),
     list("-+0123456789."),
 )
 # The float pattern also matches plain integers, so integers are asked first.
 for _first in "-+0123456789":
-    _Loader.yaml_implicit_resolvers[_first].sort(key=lambda row: row[0] != "tag:yaml.org,2002:int")
+    _Loader.yaml_implicit_resolvers[_first].sort(key=lambda row: row[0] != f"{_STEM}int")
 
 
 def parse_yaml(text: str) -> Any:

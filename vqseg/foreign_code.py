@@ -14,10 +14,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from vqseg.errors import InputError, nearest
 from vqseg.files import digest
@@ -26,15 +27,21 @@ from vqseg.identity import CORE, module_hash, source_hash
 FORM = "FILE.py:NAME or PACKAGE.MODULE:NAME"
 
 
-class Code(NamedTuple):
-    """Loaded code: the thing itself, its name as given (files absolute), ``file.py:NAME``, its file, line and hash."""
+@dataclass(frozen=True)
+class Code:
+    """Loaded code: the thing itself, its name as given (files absolute), ``file.py:NAME``, its file, line and texts."""
 
     value: Any
     name: str
     label: str
     path: Path
     line: int
-    hash: str
+    texts: Callable[[], dict[Path, bytes]]
+
+    @cached_property
+    def hash(self) -> str:
+        """The hash of its sources; of a large library that takes minutes, so it comes after all that can be refused."""
+        return _hash(self.texts())
 
     @property
     def place(self) -> str:
@@ -68,12 +75,13 @@ def load(name: str) -> Code:
     else:
         path = _origin(place, attribute)
         module, label = _guarded(lambda: importlib.import_module(place), path), name
-        texts = _module_texts(place, path)
+        texts = {path: path.read_bytes()}
     if not hasattr(module, attribute):
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         raise InputError(f"{path}: defines no {attribute!r}{nearest(attribute, own)}; it defines {_listed(own)}")
     line = _line(_parsed(path, texts[path]), attribute)
-    return Code(getattr(module, attribute), name, label, path, line, _hash(texts))
+    whole = (lambda: texts) if place.endswith(".py") else (lambda: _module_texts(place, path))
+    return Code(getattr(module, attribute), name, label, path, line, whole)
 
 
 def place_of(error: BaseException, folder: Path) -> str:
@@ -116,13 +124,14 @@ def _origin(module: str, attribute: str) -> Path:
 def _texts(path: Path, module: str = "") -> dict[Path, bytes]:
     """Return the sources of a file and, through all of them, of the files beside it that it imports.
 
-    Of a module that Python finds by its dotted name, what counts beside it is its own top-level package.
+    Of a module that Python finds by its dotted name, what counts beside it is its own top-level package. Python runs
+    the ``__init__.py`` of every package on the way to a module; so they count.
     """
     words = module.split(".") if module else []
     inside = len(words) - (path.name != "__init__.py")
     root, top = path.parents[max(inside, 0)], words[0] if words else ""
     texts: dict[Path, bytes] = {}
-    todo = [path]
+    todo = [*(_passed(root, module) if module else ()), path]
     while todo:
         one = todo.pop()
         if one not in texts:
@@ -151,13 +160,22 @@ def _imported(path: Path, text: bytes, root: Path, top: str) -> Iterator[Path]:
         for name in names:
             first = name.split(".")[0]
             known = level or (first == top if top else first != "vqseg")
-            if known and (found := _beside(folder, name)):
-                yield found
+            if known:
+                yield from _passed(folder, name)
+
+
+def _passed(folder: Path, name: str) -> Iterator[Path]:
+    """Yield the files that an import of the dotted ``name`` from ``folder`` runs, as far as there are any."""
+    words = name.split(".")
+    for count in range(1, len(words) + 1):
+        found = _beside(folder, ".".join(words[:count]))
+        if found and (count == len(words) or found.name == "__init__.py"):
+            yield found
 
 
 def _beside(folder: Path, name: str) -> Path | None:
     place = folder.joinpath(*name.split("."))
-    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+    return next((file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()), None)
 
 
 def _hash(texts: dict[Path, bytes]) -> str:
@@ -178,6 +196,7 @@ def _of_vqseg(tree: ast.Module) -> Iterator[str]:
             for value in (getattr(module, alias.name, None) for alias in node.names):
                 home = str(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", ""))
                 yield home if home.startswith("vqseg.") else str(node.module)
+                yield from getattr(value, "uses", ())
 
 
 # --- running it -----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqseg.errors import InputError
-from vqseg.weights import CONFIG, PROCESSORS, loading, locate, read_mapping, weight_files, weights_digest
+from vqseg.weights import PROCESSORS, loading, locate, read_config, read_mapping, weight_files, weights_digest
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -215,7 +215,7 @@ def _numbers(given: Any, where: str, *, least: float) -> list[float]:
 
 
 def _architecture(folder: Path) -> Architecture:
-    kind = read_mapping(folder / CONFIG).get("model_type")
+    kind = read_config(folder).get("model_type")
     if isinstance(kind, str) and kind in ARCHITECTURES:
         return ARCHITECTURES[kind]
     raise InputError(f"{folder}: model_type {kind!r} is no flat ViT that vqseg knows: {', '.join(ARCHITECTURES)}")

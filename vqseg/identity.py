@@ -77,7 +77,7 @@ def source_hash(source: str | bytes, *, defaults: bool = False) -> str:
     """Return the hash of a source text: docstrings and annotations do not count.
 
     Defaults of constructor options count only with ``defaults``: for code that does not promise to declare as
-    ``WAS`` what a default was.
+    ``WAS`` what a default was. So do names that are annotated without a value, which a dataclass makes its fields of.
     """
     tree = _Normalize(defaults).visit(ast.parse(source))
     found = digest(ast.dump(tree, include_attributes=False))
@@ -124,5 +124,5 @@ class _Normalize(ast.NodeTransformer):
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
         self.generic_visit(node)
         if node.value is None:
-            return None
+            return ast.AnnAssign(node.target, ast.Constant(None), None, node.simple) if self.defaults else None
         return ast.copy_location(ast.Assign([node.target], node.value), node)

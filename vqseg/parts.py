@@ -13,7 +13,7 @@ import importlib
 import inspect
 import json
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import mode
 from typing import Any
@@ -23,7 +23,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from vqseg import foreign_code
 from vqseg.errors import InputError, nearest, pick
 from vqseg.foreign_code import Code
-from vqseg.identity import module_hash
+from vqseg.identity import CORE, module_hash
 
 if typing.TYPE_CHECKING:
     from vqseg.config import Choice
@@ -80,11 +80,15 @@ class Part:
     def hashes(self) -> dict[str, str]:
         """Return module -> hash of the code that a run depends on through this part.
 
-        Beside its own module those that the class names in ``uses``; a user's code has one hash for all of its files.
+        Beside its own module those that the class names in ``uses``; a user's code has one hash for all of its files,
+        and of a class of ours that it derives from what that one needs.
         """
-        if self.code:
-            return {self.module: self.code.hash}
-        return {module: module_hash(module) for module in (self.module, *getattr(self.factory, "uses", ()))}
+        uses = tuple(getattr(self.factory, "uses", ()))
+        if not self.code:
+            return {module: module_hash(module) for module in (self.module, *uses)}
+        kin = self.factory.__mro__ if inspect.isclass(self.factory) else ()
+        ours = {*uses, *(one.__module__ for one in kin if one.__module__.startswith("vqseg."))} - set(CORE)
+        return {self.module: self.code.hash, **{module: module_hash(module) for module in sorted(ours)}}
 
     def identity(self) -> dict[str, Any]:
         """Name and the options that differ from their first default (see `vqseg.config.identity_leaves`).
@@ -173,25 +177,34 @@ def supplied_to(family: str) -> list[str]:
     return list(mode(rows))
 
 
-def admit_code(tree: Mapping[str, Any], origin: str, *, allowed: bool) -> dict[str, Any]:
+def admit_code(tree: Mapping[str, Any], origin: str, *, allowed: bool, typed: Collection[str] = ()) -> dict[str, Any]:
     """Return a tree of settings (or of a study) with the paths of the user's files absolute.
 
     Raises:
-        InputError: a part in it names code and that is not ``allowed``: key, name and ``--allow-code`` are named.
+        InputError: a part in it names code that is neither ``allowed`` nor ``typed``: key, name and ``--allow-code``.
     """
     for key, name in _named_code(tree, ""):
-        if not allowed:
-            raise InputError(
-                f"{origin}: {key} names code, {name!r}, which is run only if the command line says --allow-code;"
-                " read that code first"
-            )
+        require_admitted(key, name, origin, allowed=allowed, typed=typed)
     found: dict[str, Any] = _absolute(tree, "")
     return found
 
 
-def names_code(tree: Mapping[str, Any]) -> bool:
-    """Whether a part in a tree of settings (or of a study) names code."""
-    return any(True for _ in _named_code(tree, ""))
+def require_admitted(key: str, name: str, origin: str, *, allowed: bool, typed: Collection[str] = ()) -> None:
+    """Refuse a part's name that is code, unless code is ``allowed`` or the command line itself has that name.
+
+    Raises:
+        InputError: key, name and ``--allow-code`` are named.
+    """
+    if foreign_code.is_code(name) and not allowed and foreign_code.absolute(name) not in typed:
+        raise InputError(
+            f"{origin}: {key} names code, {name!r}, which is run only if the command line says --allow-code;"
+            " read that code first"
+        )
+
+
+def code_in(tree: Mapping[str, Any]) -> set[str]:
+    """Return the code that parts in a tree of settings (or of a study) name, paths absolute."""
+    return {foreign_code.absolute(name) for _, name in _named_code(tree, "")}
 
 
 def _named_code(node: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -122,6 +122,19 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a transformers folder's config.json.
+
+    Raises:
+        InputError: it is missing or damaged, or asks for code of a hub (an attention kernel's).
+    """
+    found = read_mapping(folder / CONFIG)
+    for key in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
+        if "/" in str(found.get(key) or ""):
+            raise InputError(f"{folder / CONFIG}: {key} {found[key]!r} is code of a hub; take that line out")
+    return found
+
+
 def weights_digest(weights: str) -> str:
     """Return who these weights are: 16 hex digits over the configuration, the normalization and all tensors' files.
 

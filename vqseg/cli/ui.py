@@ -96,7 +96,8 @@ def _server(
     """Run `mlflow server` in a process group of its own, which is gone when the block ends."""
     from vqseg.records.mirror import artifacts_of
 
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+    # Without -P whatever is called mlflow in the working directory would come first.
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
     command += ["--default-artifact-root", str(artifacts_of(store, uri)), "--no-serve-artifacts"]
     command += ["--host", HOST, "--port", str(port)]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}

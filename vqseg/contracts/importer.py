@@ -7,10 +7,15 @@ from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from vqseg import inspection
 from vqseg.contracts.promise import FIRST, Check, expect
 from vqseg.importers.foreign import prepare_own, read_plan
 from vqseg.parts import Part
+
+# Scans of a source that are read twice, about.
+SCANS = 8
 
 
 def checks(source: Path) -> Mapping[str, Check]:
@@ -19,6 +24,7 @@ def checks(source: Path) -> Mapping[str, Check]:
         FIRST: gives_a_plan,
         "the same source gives the same plan": repeats,
         "every scan can be read": reads,
+        "a scan is the same when it is read again": reads_again,
         "writes a sound prepared folder": writes,
         "the second time writes nothing": writes_once,
         "leaves the source alone": leaves_the_source,
@@ -44,6 +50,17 @@ def reads(part: Part, source: Path) -> None:
     """With the shape that the plan says, and one dtype for all."""
     for scan in read_plan(part, source).scans:
         scan.read()
+
+
+def reads_again(part: Part, source: Path) -> None:
+    """Or a resumed import would mix two readings. Looks at a few scans, from the first to the last."""
+    scans = read_plan(part, source).scans
+    for scan in scans[:: max(len(scans) // SCANS, 1)]:
+        one, other = scan.read(), scan.read()
+        for name in ("image", "mask", "range", "spacing_mm"):
+            equal = np.array_equal(getattr(one, name), getattr(other, name))
+            mend = "draw nothing, and read nothing that changes"
+            expect(equal, f"the same {name} of scan {scan.scan!r} again", "another", mend)
 
 
 def writes(part: Part, source: Path) -> None:

@@ -32,15 +32,15 @@ def named(name: str, family: str | None, options: Mapping[str, Any]) -> Part:
 def kind_of(code: Code) -> str:
     """Return the family whose members are built alike and have alike.
 
-    Something broken is taken for the family whose positional parameters it names, so that the checks can say what it
-    lacks.
+    Something broken is taken for the family whose positional parameters it names (a perturbation has none: by
+    its draw), so that the checks can say what it lacks.
 
     Raises:
         InputError: none or several are possible; ``--family`` is to say.
     """
     alike = [family for family in NEEDED if _count(code.value) == len(supplied_to(family))]
     whole = [family for family in alike if all(hasattr(code.value, name) for name in NEEDED[family])]
-    named = [family for family in alike if _names(code.value)[: len(supplied_to(family))] == supplied_to(family)]
+    named = [family for family in alike if _tells(code.value, family)]
     # Two names are a sign by themselves: only a quantizer has codes, only a perturbation draws.
     sure = [family for family in whole if len(NEEDED[family]) > 1] or [family for family in named if family in whole]
     found = sure or named or whole
@@ -48,6 +48,14 @@ def kind_of(code: Code) -> str:
         which = f"could be {' or '.join(found)}" if found else "is built as no family is"
         raise InputError(f"{code.place}: {code.label} {which}; say which: --family {'|'.join(NEEDED)}")
     return found[0]
+
+
+def _tells(factory: Any, family: str) -> bool:
+    """Whether something names what members of a family are built with; where that is nothing, has their own method."""
+    supplied = supplied_to(family)
+    if not supplied:
+        return hasattr(factory, NEEDED[family][0])
+    return _names(factory)[: len(supplied)] == supplied
 
 
 def _names(factory: Any) -> list[str]:

@@ -55,6 +55,26 @@ def repeats(part: Part) -> None:
     expect(same(*states), "the same result from the same generator", "another", mend)
 
 
+def changes_something(part: Part) -> None:
+    """At rate 1, or near it where nothing would be left; where it has no rate, as it is, unless it states rate 0."""
+    _, quantized, codes = _sample()
+    perturbation = _strongest(part)
+    if perturbation.rate > 0:
+        moved = not torch.equal(_perturbed(perturbation, quantized, codes), quantized.tokens)
+        mend = "return other tokens from apply, or state rate 0"
+        expect(moved, f"other tokens at rate {perturbation.rate:g}", "all of them as they were", mend)
+
+
+def draws_from_the_generator(part: Part) -> None:
+    """Half of the tokens are others in every step, unless it states that nothing of it is chance."""
+    _, quantized, codes = _sample()
+    perturbation = _with_rate(part, 0.5) if "rate" in part.options else part.build()
+    if perturbation.rate > 0 and not getattr(perturbation, "deterministic", False):
+        one, other = (_perturbed(perturbation, quantized, codes, seed) for seed in (1, 2))
+        mend = "pass generator=generator to every draw, or state 'deterministic = True' if nothing of it is chance"
+        expect(not torch.equal(one, other), "another result from another generator", "the same", mend)
+
+
 def leaves_global_randomness(part: Part) -> None:
     """An arm with it sees the same data as one without."""
     _, quantized, codes = _sample()
@@ -110,8 +130,8 @@ def works_in_a_method(part: Part) -> None:
     expect(finite, "finite distortion", {name: float(value) for name, value in logs.items()}, "bound the change")
 
 
-def _perturbed(perturbation: Perturbation, quantized: Quantized, codes: Tensor) -> Tensor:
-    drawn = perturbation.draw(quantized, codes, _generator())
+def _perturbed(perturbation: Perturbation, quantized: Quantized, codes: Tensor, seed: int = 1) -> Tensor:
+    drawn = perturbation.draw(quantized, codes, _generator(seed))
     expect(isinstance(drawn, Tensor), "draw to return a tensor", type(drawn).__name__, "return what apply needs")
     found = perturbation.apply(quantized, codes, drawn)
     expect(isinstance(found, Tensor), "apply to return a tensor", type(found).__name__, "return tokens (B, N, C)")
@@ -123,6 +143,16 @@ def _with_rate(part: Part, rate: float) -> Perturbation:
     return built(**{**part.options, "rate": rate})
 
 
+def _strongest(part: Part) -> Perturbation:
+    if "rate" not in part.options:
+        built: Perturbation = part.build()
+        return built
+    try:
+        return _with_rate(part, 1.0)
+    except ValueError:
+        return _with_rate(part, 0.9)
+
+
 def _sample(images: int = IMAGES, tokens: int = TOKENS) -> tuple[Tensor, Quantized, Tensor]:
     """Return the encoder's tokens, quantized, and the codes."""
     generator = torch.Generator().manual_seed(0)
@@ -131,8 +161,8 @@ def _sample(images: int = IMAGES, tokens: int = TOKENS) -> tuple[Tensor, Quantiz
     return found, quantize(found, codes), codes
 
 
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(1)
+def _generator(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def _global_states() -> dict[str, np.ndarray]:
@@ -149,8 +179,10 @@ CHECKS = {
     "keeps the tokens' shape": keeps_the_shape,
     "the gradient reaches the encoder": gradient_passes,
     "the same generator gives the same result": repeats,
+    "another generator gives another result": draws_from_the_generator,
     "draws from its own generator alone": leaves_global_randomness,
     "rate 0 is the identity": rate_zero_is_the_identity,
+    "rate 1 changes tokens": changes_something,
     "a rate outside [0, 1] raises": refuses_bad_rates,
     "changes nothing in place": changes_nothing_in_place,
     "works as methods call it, under autocast too": works_in_a_method,

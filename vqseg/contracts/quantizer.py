@@ -76,8 +76,32 @@ def losses_are_scalars(part: Part) -> None:
         expect(fine, f"losses[{name!r}] to be a finite scalar tensor", value, "average it over the tokens")
 
 
+def table_learns(part: Part) -> None:
+    """Tokens and losses together reach every trainable number."""
+    quantizer = module.built(part, DIM).train()
+    if any(value.requires_grad for value in quantizer.parameters()):
+        found = _forward(quantizer, _tokens().requires_grad_())
+        reached = [value for value in (found.tokens, *found.losses.values()) if value.requires_grad]
+        backward(reached, "tokens and losses", "compute them without no_grad")
+        module.gradients_arrive(quantizer)
+
+
+def codebook_loss_pulls(part: Part) -> None:
+    """A loss below 0 that grows as tokens and their codes come nearer to each other has the wrong sign."""
+    quantizer, tokens = module.built(part, DIM), _tokens()
+    far = _forward(quantizer, tokens)
+    near = _forward(quantizer, (tokens + far.tokens.detach()) / 2)
+    before, after = (float(found.losses["codebook"].detach()) for found in (far, near))
+    expect(
+        before >= 0 or after <= before,
+        "losses['codebook'] to fall where tokens and codes come nearer",
+        f"{after:.3g} after {before:.3g}",
+        "losses are minimized: return the distance, not its negative",
+    )
+
+
 def repeats(part: Part) -> None:
-    """In evaluation it is a function, and changes nothing in itself."""
+    """In evaluation it is a function of one image, and changes nothing in itself."""
     quantizer = module.built(part, DIM).eval()
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     first, second = (_forward(quantizer, _tokens()) for _ in range(2))
@@ -89,6 +113,27 @@ def repeats(part: Part) -> None:
     )
     equal = same(first.tokens, second.tokens) and same(first.indices, second.indices)
     expect(equal, "the same result for the same tokens", "another", "draw nothing in forward")
+    alone = _forward(quantizer, _tokens()[:1]).tokens
+    near = torch.allclose(alone, first.tokens[:1], atol=TOLERANCE)
+    expect(near, "the codes of an image alone as in a batch", "others", "mix no images of a batch in evaluation")
+
+
+def follows_its_state(part: Part) -> None:
+    """After a step of training, and after loading: parameters and buffers are all that decides."""
+    first, second = module.built(part, DIM), module.built(part, DIM, seed=module.SEED + 1)
+    for quantizer in (first, second):
+        for training in (True, False):
+            _forward(quantizer.train(training), _tokens())
+    with torch.no_grad():
+        for value in first.parameters():
+            if value.requires_grad:
+                value.add_(torch.randn_like(value))
+    second.load_state_dict(first.state_dict())
+    found = [(_forward(quantizer, _tokens()).tokens, quantizer.codes()) for quantizer in (first, second)]
+    for name, one, other in zip(("tokens", "codes()"), *found, strict=True):
+        equal = one.shape == other.shape and torch.allclose(one, other, atol=TOLERANCE)
+        mend = "keep no table, count or copy beside parameters and buffers, and none from one call to the next"
+        expect(equal, f"equal {name} from equal parameters and buffers", "what was before they changed", mend)
 
 
 def refuses_other_widths(part: Part) -> None:
@@ -151,9 +196,12 @@ CHECKS = {
     "tokens are rows of codes()": tokens_are_codes,
     "the gradient passes straight through": gradient_passes,
     "losses are the scalars that methods weigh": losses_are_scalars,
+    "the table learns": table_learns,
+    "the codebook loss draws codes and tokens together": codebook_loss_pulls,
     "the same tokens give the same codes": repeats,
     "tokens of another width raise": refuses_other_widths,
     "works in a network, under autocast too": works_in_a_network,
     "starts from the seed alone": starts_from_the_seed,
     "is saved, loaded and copied": is_saved_and_copied,
+    "follows its parameters and buffers": follows_its_state,
 }

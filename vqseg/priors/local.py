@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vqseg.errors import InputError
 from vqseg.ranges import Count, Positive, Share
-from vqseg.weights import loading, read_mapping
+from vqseg.weights import loading, read_config, read_mapping
 
 SETTINGS = "prior.json"
 # The side of a patch that is aimed at, in pixels.
@@ -134,6 +134,7 @@ def _load(folder: Path, shape: dict[str, Any]) -> tuple[nn.Module, list[float], 
     told = read_mapping(folder / SETTINGS)
     if told.get("shape") != shape:
         raise InputError(f"{folder}: holds a prior of shape {told.get('shape')}, wanted {shape}; delete the folder")
+    read_config(folder)
     with loading(folder, "delete the folder, it is made anew"):
         vit, info = ViTModel.from_pretrained(
             folder, add_pooling_layer=False, output_loading_info=True, use_safetensors=True, local_files_only=True

@@ -1,10 +1,12 @@
 """Which runs a report speaks about: cells of one study, one part, one protocol, and whether they may stand together.
 
 Only finished runs are tabulated. A table agrees in split, data, step budget, labels, scoring and the hash of every
-code module that two runs share, unless the study itself declares the difference; otherwise it refuses.
+code module that two runs share, unless the study itself declares the difference; otherwise it refuses. Arms that name
+different files of the user's declare one, whatever the files are called.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +18,7 @@ from vqseg.errors import InputError, pick
 from vqseg.manifest import PARTS
 from vqseg.records import index
 from vqseg.report.measures import completed
-from vqseg.report.rivals import Rivals, find
+from vqseg.report.rivals import Rivals, find, marks_of
 
 PART_ORDER = ("test", "devtest", "val")
 PROTOCOL_ORDER = ("scan", "image", "ssl4mis", "unimatch", "vqseg-release")
@@ -153,7 +155,8 @@ def select(store: Path, study: dict[str, Any], options: Options) -> Selection:
     rows = _joined(rows[rows["protocol"] == protocol], cells)
     scores = rows[rows["part"] == part]
     used = finished[finished["identity"].isin(scores["identity"])]
-    differences = disagreements(used, scores, study)
+    marked = {run["name"]: marks_of(run, part, protocol) for run in used.to_dict("records")}
+    differences = [*disagreements(used, scores, study), *_odd("lesion marks", marked)]
     if differences and not options.allow_mixed:
         raise InputError(
             f"study {study['name']!r}: the runs do not belong in one table: {'; '.join(differences)}; "
@@ -178,13 +181,34 @@ def disagreements(runs: pd.DataFrame, scores: pd.DataFrame, study: dict[str, Any
     hashes = scores.groupby("identity")["scoring"].agg(lambda values: " ".join(sorted(set(values))))
     names = dict(zip(runs["identity"], runs["name"]))
     found += _odd("scoring of rows", {names[identity]: value for identity, value in hashes.items()})
-    modules: dict[str, dict[str, Any]] = {}
-    for name, code in zip(runs["name"], runs.get("code", [])):
+    modules: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, arm, code in zip(runs["name"], runs["arm"], runs.get("code", [])):
         for module, code_hash in (code if isinstance(code, dict) else {}).items():
-            modules.setdefault(module, {})[name] = code_hash
-    for module, hashes_of in modules.items():
+            modules.setdefault((module, _file_of(module, arm, study)), {})[name] = code_hash
+    for (module, _), hashes_of in modules.items():
         found += _odd(f"code of {module}", hashes_of)
     return list(dict.fromkeys(found))
+
+
+def _file_of(module: str, arm: str, study: dict[str, Any]) -> str:
+    """Return which file an arm means by a user's part (``family file.py:NAME``), as far as the study says."""
+    label = module.partition(" ")[2]
+    if not label:  # a module of vqseg
+        return ""
+    own = next((row.get("overrides") or {} for row in study["arms"] if row["label"] == arm), {})
+    for settings in (own, study.get("overrides") or {}, study.get("base_config") or {}):
+        named = [text for text in _texts(settings) if text == label or text.endswith(f"/{label}")]
+        if named:
+            return named[0]
+    return ""
+
+
+def _texts(settings: Any) -> Iterator[str]:
+    if isinstance(settings, str):
+        yield settings
+    inner = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
+    for value in inner:
+        yield from _texts(value)
 
 
 def _odd(what: str, values: dict[str, Any]) -> list[str]:

@@ -6,16 +6,19 @@ STORE/studies/FULLNAME/errors/        why cells failed
 STORE/studies/FULLNAME/logs/          what the workers said
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from vqseg.config import Choice, Config, from_tree, load_config, parse_overrides, with_option, with_overrides
 from vqseg.errors import InputError, require_name
 from vqseg.experiment import Plan, check_parts, plan, require_data
 from vqseg.files import digest, read_json, write_json
 from vqseg.manifest import read_manifest, read_split
-from vqseg.parts import admit_code, resolve
+from vqseg.parts import admit_code, code_in, resolve
 from vqseg.records.run import now
 from vqseg.study.definition import Arm, Definition, parse_seeds, read_definition, select
 
@@ -104,7 +107,7 @@ def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
         "arms": [arm.model_dump(mode="json") for arm in arms],
         "cells": [],
     }
-    planned = _plans(record, request.store, arms)
+    planned = _plans(record, request, arms)
     _refuse_idle(record, arms)
     record["cells"] = [_cell(arm, one) for arm, one in planned]
     _refuse_twins(record)
@@ -132,7 +135,10 @@ def _carried(tree: dict[str, Any], key: str, value: Any) -> Any:
     """Return the method that the supervised form names with the preset's options that it has too."""
     if key != "method":
         return value
-    choice = Choice.model_validate(value)
+    try:
+        choice = Choice.model_validate(value)
+    except ValidationError:
+        raise InputError(f"supervised.method: expected a name, or {{name: ..., options}}, got {value!r}") from None
     known = resolve("method", choice).options
     return {"name": choice.name, **{k: v for k, v in tree["method"].items() if k in known}, **choice.options}
 
@@ -200,17 +206,18 @@ def _folder(
     raise InputError(f"{plain}: two studies of that name differ; choose one with --name")
 
 
-def _plans(record: dict[str, Any], store: Path, arms: list[Arm]) -> list[tuple[Arm, Plan]]:
+def _plans(record: dict[str, Any], request: Request, arms: list[Arm]) -> list[tuple[Arm, Plan]]:
     """Return the plan of every cell, seed by seed; of every arm the first was tried.
 
     Raises:
         InputError: names the arm whose settings are impossible.
     """
-    planned = []
+    planned, typed = [], code_in(parse_overrides(request.overrides))
     for seed in record["seeds"]:
         for arm in arms:
             try:
-                one = plan_cell(record, store, {"arm": arm.label, "seed": seed}, allow_code=True)
+                cell = {"arm": arm.label, "seed": seed}
+                one = plan_cell(record, request.store, cell, allow_code=request.allow_code, typed=typed)
                 if seed == record["seeds"][0]:
                     check_parts(one)
             except InputError as error:
@@ -237,15 +244,19 @@ def _cell(arm: Arm, planned: Plan) -> dict[str, Any]:
     return {"arm": arm.label, "seed": seed, "identity": planned.identity, "name": f"{arm.label}, seed {seed}"}
 
 
-def cell_config(record: dict[str, Any], cell: dict[str, Any], *, allow_code: bool = False) -> Config:
-    """Return the config of a cell."""
+def cell_config(
+    record: dict[str, Any], cell: dict[str, Any], *, allow_code: bool = False, typed: Collection[str] = ()
+) -> Config:
+    """Return the config of a cell; of code only what is ``typed`` passes without ``allow_code``."""
     named = {key: record.get(key, {}) for key in ("base_config", "overrides", "arms")}
-    admit_code(named, f"study {record['name']}", allowed=allow_code)
+    admit_code(named, f"study {record['name']}", allowed=allow_code, typed=typed)
+    origin = f"study {record['name']}, arm {cell['arm']!r}"
     arm = next(arm for arm in record["arms"] if arm["label"] == cell["arm"])
     tree = with_overrides(record["base_config"], {**arm["overrides"], "seed": cell["seed"]})
+    from_tree(tree, origin, allow_code=allow_code, typed=typed)  # before any part that it names is looked at
     again = [key for key, replaced in _taken(record, arm["overrides"], tree).items() if replaced]
     tree = with_overrides(tree, {key: record["overrides"][key] for key in again})
-    return from_tree(tree, f"study {record['name']}, arm {cell['arm']!r}", allow_code=allow_code)
+    return from_tree(tree, origin, allow_code=allow_code, typed=typed)
 
 
 def _taken(record: dict[str, Any], own: dict[str, Any], tree: dict[str, Any]) -> dict[str, bool]:
@@ -272,9 +283,11 @@ def _taken(record: dict[str, Any], own: dict[str, Any], tree: dict[str, Any]) ->
     return taken
 
 
-def plan_cell(record: dict[str, Any], store: Path, cell: dict[str, Any], *, allow_code: bool = False) -> Plan:
-    """Return the plan of a cell."""
-    config = cell_config(record, cell, allow_code=allow_code)
+def plan_cell(
+    record: dict[str, Any], store: Path, cell: dict[str, Any], *, allow_code: bool = False, typed: Collection[str] = ()
+) -> Plan:
+    """Return the plan of a cell; of code only what is ``typed`` passes without ``allow_code``."""
+    config = cell_config(record, cell, allow_code=allow_code, typed=typed)
     return plan(config, root=Path(record["data"]["root"]), split=record["split"]["name"], store=store)
 
 

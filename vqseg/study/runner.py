@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg.errors import InputError
-from vqseg.parts import names_code
+from vqseg.parts import code_in
 from vqseg.records import sync
 from vqseg.study import standing
 from vqseg.study.cells import StudyFolder, write
@@ -52,7 +52,7 @@ def run_study(folder: StudyFolder, record: dict[str, Any], settings: Settings, w
         KeyboardInterrupt: stopped; the cells in hand were checkpointed first.
     """
     queue = Queue(folder.path, folder.name, settings.storage)
-    settings.allow_code = names_code(record)  # all of it was typed, or admitted by `cells.prepare`
+    settings.allow_code = bool(code_in(record))  # all of it was typed, or admitted by `cells.prepare`
     write(folder, record)
     _fill(queue, folder, record, settings.retry_failed)
     if not any(queue.open_cells()):
@@ -111,7 +111,9 @@ def _watch_workers(
 
 def _start_worker(folder: StudyFolder, settings: Settings, number: int) -> subprocess.Popen[bytes]:
     threads = max((os.cpu_count() or 1) // settings.workers, 1)
-    command = [sys.executable, "-m", "vqseg.study.worker", "--store", str(folder.store), "--study", folder.name]
+    # -m alone would put the working directory, and whatever lies there, before the libraries.
+    safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
+    command = [sys.executable, *safe, "-m", "vqseg.study.worker", "--store", str(folder.store), "--study", folder.name]
     command += ["--parent", str(os.getpid())]
     command += ["--device", settings.device, "--threads", str(threads), "--keep", settings.keep]
     command += ["--storage", settings.storage] if settings.storage else []
