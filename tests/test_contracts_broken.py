@@ -1,4 +1,4 @@
-"""Broken parts that once passed the contract of their family, each with the check that finds it now."""
+"""Parts that are broken in ways hard to see, each with the check of its family's contract that finds it."""
 
 import inspect
 import re
@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import typer
+from test_contracts import IMPORTER as SOUND
 from torch import nn
 from typer.testing import CliRunner
 
@@ -267,26 +268,7 @@ def test_a_prior_that_is_broken_is_found(changes, check, message):
 
 # Importers
 
-IMPORTER = """
-from functools import partial
-from pathlib import Path
-
-import numpy as np
-
-from vqseg.importers.writer import Pending, Plan, Volume, file_state
-
-
-def scans(source: Path, *, classes: tuple[str, ...] = ("background", "organ")):
-    files = sorted(source.glob("*.npy"))
-    rows = [Pending(path.stem, path.stem.split("_")[0], [1, 2], partial(read, path)) for path in files]
-    return Plan("mine", list(classes), {}, file_state(files), rows)
-
-
-def read(path):
-    image = np.load(path)
-    CHANGES
-    return Volume(image, (image > 128).astype(np.uint8), (0.0, 255.0), (8.0, 1.5, 1.5))
-"""
+IMPORTER = SOUND.replace("    return Volume(", "    CHANGES\n    return Volume(")
 
 
 @pytest.mark.parametrize("changes", ["", "image = np.random.default_rng().integers(0, 255, image.shape, dtype='u1')"])
