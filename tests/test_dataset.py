@@ -172,6 +172,12 @@ def test_a_share_of_one_class_is_not_filled_by_another():
         assert int(np.isin(made._labelled_rows(step), [3, 11]).sum()) == 2
 
 
+def test_a_share_of_what_resizing_lost_is_refused():
+    held = TensorStore(np.zeros((3, 1, 4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8), CPU)
+    with pytest.raises(InputError, match="no labelled image as it is stored shows .* data.geometry=crop"):
+        Batches(held, None, augment=Augment(), size_px=4, sizes=(2, 0), seed=0, foreground_share=0.5, foreground=[1])
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_share_of_foreground_is_kept_in_crops_too(turned):
     random = np.random.default_rng(0)

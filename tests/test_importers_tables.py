@@ -28,6 +28,11 @@ def test_separators(tmp_path: Path, separator: str, mark: str) -> None:
     assert read.columns == {"a": {"site": "x, y" if separator != "," else ""}}
 
 
+def test_a_separator_within_a_quoted_header_is_none(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.csv", '"image","note; with; many; ;","patient"', "a,,p")
+    assert read_table(path).patients == {"a": "p"}
+
+
 def test_a_table_that_is_none(tmp_path: Path) -> None:
     for text in ("", "\n", "who what\na b\n"):
         (tmp_path / "t.csv").write_text(text)

@@ -835,7 +835,8 @@ def test_a_corrected_description_is_another_data_set(tmp_path: Path) -> None:
     ):
         edited(root, **change)
         with pytest.raises(
-            InputError, match=r"out: already holds 'a', made by importer 'nnunet' .*; choose another fo"
+            InputError,
+            match=r"already holds 'a', made by importer 'nnunet' .*, of another .*; choose another fo",
         ):
             nnunet.prepare(root, tmp_path / "out")
     assert read_manifest(tmp_path / "out") == before
@@ -851,8 +852,18 @@ def test_folders_may_be_links(tmp_path: Path) -> None:
     (plain / "images").mkdir()
     (plain / "images" / "more").symlink_to(tmp_path / "far")
     (tmp_path / "far" / "back").symlink_to(plain / "images")  # a loop
+    (plain / "images" / "sidecar.json").symlink_to("/nowhere/sidecar.json")  # as a set under git-annex has them
+    (plain / "images" / "latest").symlink_to(plain / "images" / "more")  # every case a second time
     manifest = nifti.prepare(plain / "images", tmp_path / "out-b").manifest
-    assert [scan.scan for scan in manifest.scans] == [f"more_case_{number}" for number in range(5)]
+    assert len(manifest.scans) == 5
+
+
+def test_a_listed_file_lies_below_whatever_folder_one_stands_in(tmp_path: Path, monkeypatch) -> None:
+    root = decathlon(tmp_path / "a", modality=["MRI"])
+    edited(root, training=[{"image": "../secret.nii.gz", "label": "x"}])
+    monkeypatch.chdir(root)
+    with pytest.raises(InputError, match=r"'../secret.nii.gz' lies outside of"):
+        nnunet.prepare(Path(), tmp_path / "out")
 
 
 def test_bad_decathlon_lists(tmp_path: Path) -> None:

@@ -507,7 +507,7 @@ def test_a_rival_of_other_scoring_code_needs_allow_mixed(tmp_path):
     run = fabricated.rival(tmp_path, patients=4)
     rows = pd.read_parquet(run.path / "rows.parquet")
     rows.assign(scoring="older").to_parquet(run.path / "rows.parquet", index=False)
-    assert "other scoring code scored it; 'vqseg score' scores it again" in chosen(tmp_path, made).notes[0]
+    assert "other scoring code scored it than the study; score again" in chosen(tmp_path, made).notes[0]
     assert chosen(tmp_path, made, allow_mixed=True).rivals.names == ["nnU-Net"]
 
 

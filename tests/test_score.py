@@ -646,7 +646,9 @@ def test_a_run_that_is_refused_hides_no_older_one(tmp_path):
     selection = chosen(tmp_path, made)
     assert of(selection) == pytest.approx(60)
     (note,) = selection.notes
-    assert note.startswith("nnU-Net, scored from its predictions, is left out: other scoring code scored it; ")
+    assert note.startswith(
+        "nnU-Net, scored from its predictions, is left out: other scoring code scored it than the study; "
+    )
 
 
 def test_rows_of_other_lesion_marks_do_not_stand_beside_the_studys(tmp_path):
@@ -661,6 +663,9 @@ def test_rows_of_other_lesion_marks_do_not_stand_beside_the_studys(tmp_path):
     odd = RunFolder(tmp_path, made["cells"][0]["identity"])
     odd.update(evaluations=[evaluation(lesions={"LV": 1.0})])
     with pytest.raises(InputError, match="lesion marks LV=.* against LV=.*run the odd ones again"):
+        chosen(tmp_path, made)
+    odd.update(evaluations=[evaluation(lesions={"LV": 2.0}, unfinished=True)])
+    with pytest.raises(InputError, match="was cut short; finish it: vqseg study evaluate .* --part devtest"):
         chosen(tmp_path, made)
     odd.update(evaluations=[evaluation(lesions={"LV": 2.0})])
     run.update(evaluations=[evaluation(lesions={"LV": 2.0}, unfinished=True)])

@@ -51,7 +51,8 @@ class Data(_Section):
     ``geometry``: ``resize`` brings every slice to ``size_px``; ``crop`` trains on random crops of that size from the
     native slice and slides a window of it over a slice in inference. ``context``: that many neighbouring slices
     enter as channels. ``foreground_share``: at least this share of a labelled batch shows foreground, or one of
-    ``foreground_classes``; a crop of those slices is drawn around a pixel of it.
+    ``foreground_classes``; a crop of those slices is drawn around a pixel of it (which a turn can move out of crops
+    of images that are smaller than the crop).
     """
 
     size_px: Count = 256

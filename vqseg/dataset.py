@@ -24,6 +24,7 @@ from vqseg.augment import (
     inside,
 )
 from vqseg.config import Augment
+from vqseg.errors import InputError
 from vqseg.losses import IGNORE
 from vqseg.store import TensorStore
 from vqseg.upload import upload
@@ -159,6 +160,11 @@ class Batches:
         self._least = math.ceil(foreground_share * sizes[0])
         self._wanted = tuple(foreground)
         self._foreground = labelled.showing(self._wanted) if self._least else np.zeros(0, bool)
+        if self._least and not self._foreground.any():
+            raise InputError(
+                "data.foreground_share: no labelled image as it is stored shows what it asks for; resizing may have"
+                " lost it: set a larger data.size_px, or data.geometry=crop"
+            )
         self._foreground_order = Order(max(int(self._foreground.sum()), 1), seed, "foreground")
         self._unlabelled_views = Views(unlabelled, augment, size_px) if unlabelled is not None else None
         self._unlabelled_order = Order(len(unlabelled), seed, "unlabelled") if unlabelled is not None else None
@@ -174,7 +180,7 @@ class Batches:
     def _labelled_rows(self, step: int) -> np.ndarray:
         """Return the rows of a step, with foreground in place of background until there is enough of it."""
         rows = self._labelled_order.rows(step, self.sizes[0])
-        if not self._foreground.any():
+        if not self._least:
             return rows
         empty = np.flatnonzero(~self._foreground[rows])
         lacking = max(self._least - (len(rows) - len(empty)), 0)
@@ -185,7 +191,7 @@ class Batches:
 
     def _points(self, rows: np.ndarray, step: int) -> Tensor | None:
         """Return for the last rows that show foreground, as many as are asked for, a pixel (x, y) of it; else NaN."""
-        if not (self.labelled.cropped and self._foreground.any()):
+        if not (self.labelled.cropped and self._least):
             return None
         u = torch.rand(len(rows), generator=streams.generator(self.seed, "data", "foreground-pixel", step))
         points = torch.full((len(rows), 2), torch.nan)

@@ -22,6 +22,7 @@ from vqseg.manifest import Grid
 PLACE_TOLERANCE = 0.1
 # NIfTI's codes of the unit of space: meters, millimeters, microns.
 MM = {1: 1000.0, 2: 1.0, 3: 0.001}
+SUFFIXES = (".nii", ".nii.gz")
 PLACING = (
     *("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"),
@@ -157,7 +158,7 @@ def nifti_files(folder: Path) -> list[Path]:
     Raises:
         InputError: a link leads nowhere.
     """
-    return sorted(path for path in _below(folder, ()) if path.name.lower().endswith((".nii", ".nii.gz")))
+    return sorted(path for path in _below(folder, set()) if path.name.lower().endswith(SUFFIXES))
 
 
 def case_name(path: Path, root: Path) -> str:
@@ -169,19 +170,21 @@ def case_name(path: Path, root: Path) -> str:
 # --- within ---------------------------------------------------------------------------------------
 
 
-def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """Yield all files below ``folder``; a link back to one of the folders ``above`` is not followed."""
+def _below(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield all files below ``folder``; a link to a folder that was ``seen`` is not followed."""
     here = folder.resolve()
-    if here in above:
+    if here in seen:
         return
-    for path in sorted(folder.iterdir()):
+    seen.add(here)
+    # Links come last: a folder is met in its own place, not in that of a link to it.
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path)):
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _below(path, (*above, here))
+            yield from _below(path, seen)
         elif path.is_file():
             yield path
-        elif path.is_symlink():
+        elif path.is_symlink() and path.name.lower().endswith(SUFFIXES):
             raise InputError(f"{path}: a link to {path.readlink()}, which is not there; restore or remove it")
 
 

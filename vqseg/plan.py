@@ -94,6 +94,9 @@ def plan(config: Config, *, root: Path, split: str | None, store: Path) -> Plan:
 
 def _require_foreground(plan: Plan) -> None:
     """Refuse a share of foreground that no labelled mask can give."""
+    data = plan.config.data
+    if data.foreground_classes and not data.foreground_share:
+        raise InputError("data.foreground_classes: says what data.foreground_share counts; set that above 0, too")
     for name in plan.config.data.foreground_classes:
         pick(name, plan.manifest.classes[1:], "class in data.foreground_classes")
     scans = [scan for part in plan.labelled_parts for scan in scans_of(plan.manifest, plan.split, part)]

@@ -56,7 +56,12 @@ class Table(NamedTuple):
             InputError: this row names none, although others do.
         """
         if not self.patients[key] and any(self.patients.values()):
-            raise InputError(f"{self.path}: names no patient for image {key}; fill it in")
+            count = sum(not patient for patient in self.patients.values())
+            more = f" and {count - 1} more" if count > 1 else ""
+            raise InputError(
+                f"{self.path}: names no patient for image {key}{more}; fill it in (the image's own name, if it is the"
+                " only one of its patient)"
+            )
         return self.patients[key]
 
     def attributes(self, patient_of: Mapping[Path, str]) -> dict[str, dict[str, str]]:
@@ -130,6 +135,12 @@ def _pattern(pattern: str | None) -> re.Pattern[str] | None:
     return expression
 
 
+def _image_column(head: str, separator: str) -> tuple[bool, int]:
+    """Say how well a separator suits a header row: whether an image column stands there, and how many columns."""
+    names = [name.strip() for name in next(csv.reader([head], delimiter=separator), [])]
+    return any(column in names for column in IMAGE_COLUMNS), len(names)
+
+
 def read_table(path: Path) -> Table:
     """Read a table of images.
 
@@ -141,7 +152,7 @@ def read_table(path: Path) -> Table:
         with path.open(newline="", encoding="utf-8-sig") as file:
             head = file.readline()
             file.seek(0)
-            read = csv.DictReader(file, delimiter=max(SEPARATORS, key=head.count))
+            read = csv.DictReader(file, delimiter=max(SEPARATORS, key=lambda each: _image_column(head, each)))
             rows = [{key.strip(): (row[key] or "").strip() for key in row if key} for row in read]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None

@@ -184,7 +184,7 @@ def _images(image: Path) -> tuple[Path, ...]:
 def _below(source: Path, name: str, path: Path) -> Path:
     """Return a listed file; links inside of ``source`` may lead elsewhere, the name itself may not."""
     whole = source / name
-    if not Path(os.path.normpath(whole)).is_relative_to(os.path.normpath(source)):
+    if not Path(os.path.abspath(whole)).is_relative_to(os.path.abspath(source)):
         raise InputError(f"{path}: {name!r} lies outside of {source}; list files below it")
     return whole
 

@@ -196,6 +196,8 @@ def held(out: Path, name: str, source: dict[str, Any]) -> Manifest | None:
         kept = {key: value for key, value in before.source.items() if key != "state"}
         if (before.name, kept) != (name, source):
             what = f"already holds {before.name!r}, made by importer {kept.get('importer')!r} from {_origin(kept)}"
+            other = [key for key in {**kept, **source} if kept.get(key) != source.get(key)]
+            what += f", of another {', '.join(other)}" if other else ""
             raise InputError(f"{out}: {what}; choose another folder")
         return before
     if (out / MARKER).is_file():

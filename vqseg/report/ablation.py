@@ -78,7 +78,8 @@ def scores_section(
 
 def tested(selection: Selection) -> str:
     """Say how the table's contrasts were tested, and what that leaves open."""
-    return f"{TEST} {FEW}" if selection.headline["seed"].nunique() < statistics.FEW_SEEDS else TEST
+    fewest = headline(selection.tabled_scores).groupby("arm")["seed"].nunique().min()
+    return f"{TEST} {FEW}" if fewest < statistics.FEW_SEEDS else TEST
 
 
 def weighed(selection: Selection) -> str:

@@ -98,11 +98,12 @@ def marks_of(run: Mapping[Hashable, Any], part: str, protocol: str) -> str:
     Returns:
         Classes with their tolerances, such as ``lesion=2``, or ``none``; older records do not tell, and count as none.
     """
-    marks = _last(run, part, protocol).get("lesions") or {}
+    marks = last_of(run, part, protocol).get("lesions") or {}
     return ", ".join(f"{name}={tolerance:g}" for name, tolerance in sorted(marks.items())) or "none"
 
 
-def _last(run: Mapping[Hashable, Any], part: str, protocol: str) -> dict[str, Any]:
+def last_of(run: Mapping[Hashable, Any], part: str, protocol: str) -> dict[str, Any]:
+    """Return the evaluation that a run's rows of a part and protocol are of, empty where none is known."""
     listed = run.get("evaluations")
     return latest(listed, part).get(protocol, {}) if isinstance(listed, list) else {}
 
@@ -136,10 +137,10 @@ def _reason(run: Mapping[Hashable, Any], rows: pd.DataFrame, table: _Wanted) -> 
         return f"its split is {run.get('split.name')}, not {split['name']}"
     if rows.empty:
         return f"not scored on {table.part} by {table.protocol}"
-    if _last(run, table.part, table.protocol).get("unfinished"):
+    if last_of(run, table.part, table.protocol).get("unfinished"):
         return "its last scoring was cut short; 'vqseg score' finishes it"
     if table.scoring and not set(rows["scoring"]) <= table.scoring:
-        return "other scoring code scored it; 'vqseg score' scores it again"
+        return "other scoring code scored it than the study; score again, by either command, what is older"
     marks = marks_of(run, table.part, table.protocol)
     if marks not in table.marks:
         theirs = f"lesions were marked {marks} when it was scored, {' or '.join(sorted(table.marks))} for the study"

@@ -18,7 +18,7 @@ from vqseg.errors import InputError, pick
 from vqseg.manifest import PARTS
 from vqseg.records import index
 from vqseg.report.measures import completed
-from vqseg.report.rivals import Rivals, find, marks_of
+from vqseg.report.rivals import Rivals, find, last_of, marks_of
 
 PART_ORDER = ("test", "devtest", "val")
 PROTOCOL_ORDER = ("scan", "image", "ssl4mis", "unimatch", "vqseg-release")
@@ -155,6 +155,12 @@ def select(store: Path, study: dict[str, Any], options: Options) -> Selection:
     rows = _joined(rows[rows["protocol"] == protocol], cells)
     scores = rows[rows["part"] == part]
     used = finished[finished["identity"].isin(scores["identity"])]
+    cut = [run["name"] for run in used.to_dict("records") if last_of(run, part, protocol).get("unfinished")]
+    if cut:
+        raise InputError(
+            f"study {study['name']!r}: the last scoring of {cut[0]!r} on {part} was cut short; finish it:"
+            f" vqseg study evaluate {study['name']} --part {part} --protocol {protocol}"
+        )
     marked = {run["name"]: marks_of(run, part, protocol) for run in used.to_dict("records")}
     differences = [*disagreements(used, scores, study), *_odd("lesion marks", marked)]
     if differences and not options.allow_mixed:
