@@ -212,6 +212,12 @@ def test_sizes_that_do_not_fit_are_refused_before_training(phantom_root, tiny, t
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_that_ends_within_its_warm_up_says_so(phantom_root, tiny, tmp_path):
+    idle = planned(phantom_root, tmp_path, tiny, "train.steps=7", "method.warmup_steps=7").idle
+    assert idle.startswith("train.steps 7 ends within method.warmup_steps 7: labelled images alone are trained on")
+    assert planned(phantom_root, tmp_path, tiny, "train.steps=8", "method.warmup_steps=7").idle == ""
+
+
 def test_a_share_of_what_no_labelled_image_shows_is_refused(phantom_root, tiny, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(phantom_root, root)

@@ -33,6 +33,12 @@ def test_a_separator_within_a_quoted_header_is_none(tmp_path: Path) -> None:
     assert read_table(path).patients == {"a": "p"}
 
 
+def test_a_patient_is_one_in_any_case_and_has_a_column(tmp_path: Path) -> None:
+    assert read_table(table(tmp_path / "t.csv", "Image,Patient_ID", "a,p")).patients == {"a": "p"}
+    with pytest.raises(InputError, match=r"no column patient, patient_id or lesion_id \(it has image, subject\)"):
+        read_table(table(tmp_path / "t.csv", "image,subject", "a,p"))
+
+
 def test_a_table_that_is_none(tmp_path: Path) -> None:
     for text in ("", "\n", "who what\na b\n"):
         (tmp_path / "t.csv").write_text(text)

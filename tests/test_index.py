@@ -120,6 +120,9 @@ def test_find_study_by_full_name_then_definition_then_newest(tmp_path):
     assert index.find_study(tmp_path, "sweep-a")["name"] == "sweep-a"
     assert index.find_study(tmp_path, "sweep")["name"] == "sweep-b"
     assert index.find_study(tmp_path, "sweep", data="acdc")["name"] == "sweep-a"
+    with pytest.raises(InputError, match=r"2 studies are called 'sweep': .*; name one of them in full"):
+        index.find_study(tmp_path, "sweep", one=True)
+    assert index.find_study(tmp_path, "sweep-a", one=True)["name"] == "sweep-a"
     assert index.find_study(tmp_path, None)["name"] == "sweep-b"
     assert [study["name"] for study in index.studies(tmp_path)] == ["sweep-b", "other", "sweep-a"]
     for path in (tmp_path / "runs").glob("*/rows.parquet"):

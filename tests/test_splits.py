@@ -243,3 +243,11 @@ def test_a_shared_file_that_does_not_fit_is_refused(tmp_path: Path, change: dict
     assert words in str(caught.value)
     assert "data" not in change or manifest.digest in str(caught.value)
     assert not (tmp_path / "d" / "splits" / "sent.json").exists()
+
+
+@pytest.mark.parametrize("name", ["val", "test", "devtest"])
+def test_no_split_is_called_as_a_part_is(phantom_root, tmp_path, name):
+    root = tmp_path / "data"
+    shutil.copytree(phantom_root, root)
+    with pytest.raises(InputError, match=f"split '{name}': is called as a part is; choose another name"):
+        splits.add(root, name=name, labelled="1")

@@ -52,6 +52,15 @@ class Plan:
         return self.config.train.steps
 
     @property
+    def idle(self) -> str:
+        """A line if the run ends before anything but labelled images counts; empty otherwise."""
+        warmup = self.parts["method"].options.get("warmup_steps", 0)
+        if not isinstance(warmup, int) or self.steps > warmup:
+            return ""
+        what = "labelled images alone are trained on, and perturbations and their like never act"
+        return f"train.steps {self.steps} ends within method.warmup_steps {warmup}: {what}"
+
+    @property
     def labelled_parts(self) -> tuple[str, ...]:
         """The parts of the split whose masks are trained on."""
         return ("labelled",) if self.config.data.labels == "labelled" else ("labelled", "unlabelled")

@@ -118,6 +118,17 @@ def same_split(root: Path, split: Split) -> bool:
     return isinstance(held, dict) and (held.get("data"), held.get("parts")) == (split.data, split.parts)
 
 
+def require_split_name(name: str) -> str:
+    """Return a name that a split may have.
+
+    Raises:
+        InputError: it is no name, or that of a part, which ``--split`` would then mean.
+    """
+    if name in PARTS:
+        raise InputError(f"split {name!r}: is called as a part is; choose another name")
+    return require_name(name)
+
+
 def refuse_change(root: Path, split: Split, *, do: str = "choose another name, or delete the file") -> None:
     """Refuse to put ``split`` where another one of its name lies.
 
@@ -174,7 +185,7 @@ def receive(root: Path, file: Path, name: str | None = None) -> tuple[Split, boo
     for part, patients in split.parts.items():
         if part != "unlabelled" and (bare := [patient for patient in patients if patient not in usable]):
             raise InputError(f"{file}: patient {bare[0]!r} of part {part} has no mask; ask for a sound file")
-    return write_new(root, manifest, [split.model_copy(update={"name": require_name(name or split.name)})])[0]
+    return write_new(root, manifest, [split.model_copy(update={"name": require_split_name(name or split.name)})])[0]
 
 
 def add(
@@ -196,7 +207,7 @@ def add(
     Raises:
         InputError: the name is taken by other content, or the draw is impossible.
     """
-    require_name(name)
+    require_split_name(name)
     manifest = read_manifest(root)
     made = draw(
         manifest,

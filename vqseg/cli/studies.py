@@ -134,7 +134,7 @@ def evaluate(
     from vqseg.records.index import find_study
     from vqseg.records.run import RunFolder
 
-    record = find_study(store, name, split=split)
+    record = find_study(store, name, split=split, one=True)
     folders = [RunFolder(store, cell["identity"]) for cell in record["cells"]]
     finished = [folder for folder in folders if folder.exists() and folder.state() == "finished"]
     if not finished:

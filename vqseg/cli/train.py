@@ -56,6 +56,8 @@ def train(
     settings = config.load_config(preset or ("cpu" if data else "smoke"), overrides, allow_code=allow_code)
     plan = experiment.plan(settings, root=data_or_phantom(data, store), split=split, store=store)
     experiment.check_parts(plan)
+    if plan.idle:
+        typer.echo(f"note: {plan.idle}", err=True)
     prepare(plan, device)
     label = name or f"{plan.parts['method'].label} {plan.parts['perturbation'].label}, seed {settings.seed}"
     with run_bar(label, plan.steps) as advance, stopping() as stop:

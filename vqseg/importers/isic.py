@@ -76,7 +76,7 @@ def prepare(
     if max_side < LEAST_SIDE:
         raise InputError(f"--max-side {max_side}: expected at least {LEAST_SIDE} pixels")
     layout = layout_of(source)
-    table = names.read_table(patients) if patients else None
+    table = names.read_table(patients, told=False) if patients else None
     items = items_of(layout, table)
     parts = _parts(items, source)
     shares = _shares(layout, parts, val=val, test=test)

@@ -135,25 +135,31 @@ def _pattern(pattern: str | None) -> re.Pattern[str] | None:
     return expression
 
 
+def _column(name: str) -> str:
+    """Return a column's name; those of image and patient in any spelling of cases."""
+    plain = name.strip()
+    return plain.casefold() if plain.casefold() in (*IMAGE_COLUMNS, *PATIENT_COLUMNS) else plain
+
+
 def _image_column(head: str, separator: str) -> tuple[bool, int]:
     """Say how well a separator suits a header row: whether an image column stands there, and how many columns."""
-    names = [name.strip() for name in next(csv.reader([head], delimiter=separator), [])]
+    names = [_column(name) for name in next(csv.reader([head], delimiter=separator), [])]
     return any(column in names for column in IMAGE_COLUMNS), len(names)
 
 
-def read_table(path: Path) -> Table:
-    """Read a table of images.
+def read_table(path: Path, *, told: bool = True) -> Table:
+    """Read a table of images, in which a column says the patients if they have to be ``told``.
 
     Raises:
-        InputError: unreadable, without a column for the image, an image stands twice with different contents, or a
-            lesion belongs to several patients.
+        InputError: unreadable, without a column for the image or for the patient, an image stands twice with different
+            contents, or a lesion belongs to several patients.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             head = file.readline()
             file.seek(0)
             read = csv.DictReader(file, delimiter=max(SEPARATORS, key=lambda each: _image_column(head, each)))
-            rows = [{key.strip(): (row[key] or "").strip() for key in row if key} for row in read]
+            rows = [{_column(key): (row[key] or "").strip() for key in row if key} for row in read]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     held = set(rows[0]) if rows else set()
@@ -165,6 +171,11 @@ def read_table(path: Path) -> Table:
         )
     table = Table(path, {}, {})
     groups = [column for column in PATIENT_COLUMNS if column in held]
+    if told and not groups:
+        raise InputError(
+            f"{path}: has no column {', '.join(PATIENT_COLUMNS[:-1])} or {PATIENT_COLUMNS[-1]} (it has"
+            f" {', '.join(sorted(held))}); name the column of the patients patient"
+        )
     for row, patient in zip(rows, _patients(rows, groups, path)):
         others = {key: value for key, value in row.items() if key not in (image, *groups)}
         name = row[image]

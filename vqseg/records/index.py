@@ -46,7 +46,9 @@ def tabulable(store: Path, study: dict[str, Any]) -> bool:
     return any((store / "runs" / cell["identity"] / "rows.parquet").is_file() for cell in study["cells"])
 
 
-def find_study(store: Path, name: str | None, *, data: str | None = None, split: str | None = None) -> dict[str, Any]:
+def find_study(
+    store: Path, name: str | None, *, data: str | None = None, split: str | None = None, one: bool = False
+) -> dict[str, Any]:
     """Find a study by its full name, else the newest one of that definition; ``None``: the newest with scored rows.
 
     Args:
@@ -54,9 +56,10 @@ def find_study(store: Path, name: str | None, *, data: str | None = None, split:
         name: full name, definition name, or None.
         data: only studies on this data set (its name or folder).
         split: only studies on this split.
+        one: take no newest of several.
 
     Raises:
-        InputError: no such study; the nearest names are given.
+        InputError: no such study; the nearest names are given. Several, where ``one`` is asked for.
     """
     known = studies(store)
     matching = [study for study in known if _is_on(study, data, split)]
@@ -66,6 +69,9 @@ def find_study(store: Path, name: str | None, *, data: str | None = None, split:
         found = [study for study in matching if study["name"] == name] or [
             study for study in matching if study["study"] == name
         ]
+    if one and len(found) > 1:
+        listed = ", ".join(f"{study['name']} (split {study['split']['name']})" for study in found)
+        raise InputError(f"{len(found)} studies are called {name!r}: {listed}; name one of them in full")
     if found:
         return next((study for study in found if tabulable(store, study)), found[0])
     raise InputError(_nothing(store, name, known, data, split))

@@ -114,7 +114,8 @@ def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
     left = (one for _, one in planned if not one.folder.exists() or one.folder.state() != "finished")
     if first := next(left, None):
         require_data(first)
-    return folder, record, said
+    idle = dict.fromkeys(one.idle for _, one in planned if one.idle)
+    return folder, record, "\n".join([*([said] if said else []), *(f"note: {line}" for line in idle)])
 
 
 def _base_config(request: Request, stem: str, definition: Definition) -> tuple[str, dict[str, Any]]:
