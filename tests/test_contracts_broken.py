@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 import typer
 from test_contracts import IMPORTER as SOUND
+from test_contracts import Table as Sound
 from torch import nn
 from typer.testing import CliRunner
 
@@ -40,21 +41,10 @@ def fails(found, check, message):
 # Quantizers
 
 
-class Table(nn.Module):
+class Table(Sound):
     def __init__(self, dim, *, num_codes=16):
-        super().__init__()
-        self.table = nn.Parameter(torch.empty(num_codes, dim))
+        super().__init__(dim, num_codes=num_codes)
         self.kept = {}
-
-    def initialize(self, generator_for):
-        with torch.no_grad():
-            self.table.normal_(generator=generator_for("table"))
-
-    def codes(self):
-        return self.table
-
-    def forward(self, tokens):
-        return quantize(tokens, self.codes())
 
 
 def without_gradient(self, tokens):

@@ -106,11 +106,11 @@ def _require_foreground(plan: Plan) -> None:
     data = plan.config.data
     if data.foreground_classes and not data.foreground_share:
         raise InputError("data.foreground_classes: says what data.foreground_share counts; set that above 0, too")
-    for name in plan.config.data.foreground_classes:
+    for name in data.foreground_classes:
         pick(name, plan.manifest.classes[1:], "class in data.foreground_classes")
     scans = [scan for part in plan.labelled_parts for scan in scans_of(plan.manifest, plan.split, part)]
     shown = sum(scan.class_voxels[index] for scan in scans if scan.class_voxels for index in plan.foreground)
-    if plan.config.data.foreground_share and scans and not shown:
+    if data.foreground_share and scans and not shown:
         named = ", ".join(plan.manifest.classes[index] for index in plan.foreground)
         raise InputError(
             f"data.foreground_share: no labelled image of split {plan.split.name!r} shows {named}; label a patient that"

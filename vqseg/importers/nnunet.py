@@ -136,7 +136,7 @@ def _tests(found: Sequence[Case], notes: list[str], which: str) -> list[Case]:
         return [Case(case.name, case.images, case.mask, test=True) for case in found]
     if bare == len(found):
         notes.append(f"{bare} test cases {which} have no label: they are trained on as unlabelled images")
-    if bare < len(found):
+    else:
         what = "all are unlabelled, none is a test case, and the labels of the others are not used"
         notes.append(f"{bare} of {len(found)} cases {which} have no label: {what}")
     return [Case(case.name, case.images, withheld=case.mask is not None) for case in found]
