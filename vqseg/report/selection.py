@@ -155,13 +155,14 @@ def select(store: Path, study: dict[str, Any], options: Options) -> Selection:
     rows = _joined(rows[rows["protocol"] == protocol], cells)
     scores = rows[rows["part"] == part]
     used = finished[finished["identity"].isin(scores["identity"])]
-    cut = [run["name"] for run in used.to_dict("records") if last_of(run, part, protocol).get("unfinished")]
+    records = used.to_dict("records")
+    cut = [run["name"] for run in records if last_of(run, part, protocol).get("unfinished")]
     if cut:
         raise InputError(
             f"study {study['name']!r}: the last scoring of {cut[0]!r} on {part} was cut short; finish it:"
             f" vqseg study evaluate {study['name']} --part {part} --protocol {protocol}"
         )
-    marked = {run["name"]: marks_of(run, part, protocol) for run in used.to_dict("records")}
+    marked = {run["name"]: marks_of(run, part, protocol) for run in records}
     differences = [*disagreements(used, scores, study), *_odd("lesion marks", marked)]
     if differences and not options.allow_mixed:
         raise InputError(
