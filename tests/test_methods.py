@@ -292,6 +292,16 @@ def test_the_logged_shares_of_pseudo_labels_are_counted_on_the_teachers_output()
     assert logs["pseudo/foreground"].item() == pytest.approx((label > 0).float().mean().item())
 
 
+@pytest.mark.parametrize(("family", "passes"), [(VQSeg, "joint"), (VQSeg, "separate"), (Supervised, None)])
+def test_a_step_makes_the_codes_once(family, passes, monkeypatch):
+    """A large book is a product of its own, V x C x C, and as much twice in the backward pass."""
+    method, calls = a_method(family, **({"codebook_passes": passes} if passes else {})), []
+    codes = method.student.quantizer.codes
+    monkeypatch.setattr(method.student.quantizer, "codes", lambda: calls.append(1) or codes())
+    method.losses(a_batch(), STEP)
+    assert len(calls) == 1
+
+
 class APrior:
     """Says fixed features of an image: what it saw is kept to be looked at."""
 

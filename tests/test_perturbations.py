@@ -26,6 +26,10 @@ def sample(codes=32, tokens=48, dim=6, seed=0):
     return z, quantize(z, table), table
 
 
+class Elsewhere(torch.Generator):
+    device = torch.device("meta")
+
+
 def stream(seed=1):
     return torch.Generator().manual_seed(seed)
 
@@ -59,13 +63,13 @@ def test_same_seed_same_result_and_another_seed_another(name):
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_nothing_waits_for_the_device_and_half_precision_codes_do(name):
-    """Tensors without values: reading one, or a shape that depends on one, raises."""
+    """Tensors without values, on no CPU: reading one, or a shape that depends on one, raises."""
     perturbation = PERTURBATIONS[name]()
-    with FakeTensorMode():
+    with FakeTensorMode(), torch.device("meta"):
         indices = torch.zeros(2, 600, dtype=torch.long)
         quantized = Quantized(torch.zeros(2, 600, 6), indices, {})
         for codes in (torch.zeros(300, 6), torch.zeros(300, 6, dtype=torch.bfloat16)):
-            out = perturbation.apply(quantized, codes, perturbation.draw(quantized, codes, stream()))
+            out = perturbation.apply(quantized, codes, perturbation.draw(quantized, codes, Elsewhere()))
             assert out.shape == (2, 600, 6) and out.dtype == torch.float32
 
 
@@ -187,6 +191,20 @@ def test_the_chunk_size_does_not_change_the_draws(chunk, kind):
     _, quantized, table = sample(codes=300, tokens=200)
     reference = kind(rate=0.9).draw(quantized, table, stream())
     assert torch.equal(kind(rate=0.9, chunk=chunk).draw(quantized, table, stream()), reference)
+
+
+@pytest.mark.parametrize("kind", [QPM, ClusterQPM])
+@pytest.mark.parametrize("options", [{}, {"distance": "euclidean", "scale": "nearest-neighbor", "temperature": 0.5}])
+@pytest.mark.parametrize("used", [3, 300])
+def test_drawing_for_what_changes_alone_draws_the_same(kind, options, used, monkeypatch):
+    """A CPU draws for changed tokens, and once per code; a card, which must not wait, for all of them."""
+    table = torch.randn(300, 6, generator=stream(2))
+    indices = torch.randint(used, (2, 3000), generator=stream(3))
+    quantized, arm = Quantized(table[indices], indices, {}), kind(rate=0.4, chunk=100, **options)
+    few = arm.draw(quantized, table, stream())
+    monkeypatch.setattr(QPM, "_draw_changed", QPM._draw_each)
+    assert torch.equal(few, arm.draw(quantized, table, stream()))
+    assert 0.3 < (few != indices).float().mean() < 0.5
 
 
 def test_two_far_codes_never_lose_their_weight_to_rounding():

@@ -4,7 +4,7 @@ import pathlib
 import pytest
 import torch
 
-from vqseg import streams
+from vqseg import codebook, streams
 from vqseg.codebook import nearest_codes, quantize, usage, usage_loss
 from vqseg.quantizers import QUANTIZERS
 
@@ -81,6 +81,13 @@ def test_the_search_equals_a_plain_distance_matrix_over_many_chunks():
     assert torch.equal(nearest_codes(z, codes), torch.cdist(z.flatten(0, 1), codes).argmin(1).view(3, 900))
 
 
+def test_the_block_size_does_not_change_the_search(monkeypatch):
+    z, codes = torch.randn(3, 900, 8), torch.randn(257, 8)
+    found = nearest_codes(z, codes)
+    monkeypatch.setattr(codebook, "BLOCK_ENTRIES", 1)
+    assert torch.equal(nearest_codes(z, codes), found)
+
+
 def test_widths_that_differ_raise():
     with pytest.raises(ValueError, match="tokens have 5 channels, the codes 6"):
         quantize(torch.randn(1, 2, 5), torch.randn(4, 6))
@@ -93,6 +100,49 @@ def test_usage_loss_is_lowest_when_each_token_is_sure_and_all_codes_are_used():
     assert usage_loss(spread, codes) == pytest.approx(-torch.log(torch.tensor(4.0)).item(), abs=1e-4)
     assert usage_loss(alike, codes) == pytest.approx(0, abs=1e-4)
     assert usage_loss(unsure, codes) == pytest.approx(0, abs=1e-4)
+
+
+def whole_matrix_usage_loss(z, codes):
+    """The plain twin: whole matrices, autograd keeps them."""
+    log_p = (-torch.cdist(z.flatten(0, 1), codes).square()).log_softmax(1)
+    p, mean = log_p.exp(), log_p.exp().mean(0)
+    return -(p * log_p).sum(1).mean() + (mean * mean.clamp_min(1e-12).log()).sum()
+
+
+@pytest.mark.parametrize("entries", [2**22, 4000])
+@pytest.mark.parametrize(("size", "spread", "away"), [(37, 1.0, 0.0), (300, 0.3, 5.0), (300, 3.0, 0.0)])
+def test_usage_loss_in_blocks_equals_whole_matrices_and_so_do_its_gradients(entries, size, spread, away, monkeypatch):
+    """Also where nearly all codes underflow (spread 3), and where the book lies far from the origin."""
+    monkeypatch.setattr(codebook, "BLOCK_ENTRIES", entries)
+    z = (torch.randn(4, 50, 6) * spread + away).requires_grad_()
+    codes = (torch.randn(size, 6) * spread + away).requires_grad_()
+    found = usage_loss(z, codes)
+    twins = [each.detach().double().requires_grad_() for each in (z, codes)]
+    expected = whole_matrix_usage_loss(*twins)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+    (3 * found).backward()
+    (3 * expected).backward()
+    for ours, twin in zip((z, codes), twins, strict=True):
+        assert torch.allclose(ours.grad.double(), twin.grad, rtol=1e-4, atol=1e-4 * twin.grad.abs().max().item())
+
+
+def test_usage_loss_has_the_gradient_of_finite_differences():
+    generator = torch.Generator().manual_seed(3)
+    z, codes = (torch.randn(n, 4, generator=generator, dtype=torch.float64, requires_grad=True) for n in (70, 9))
+    assert torch.autograd.gradcheck(codebook._Usage.apply, (z, codes))
+
+
+def test_usage_loss_keeps_no_token_by_code_matrix_for_its_backward_pass():
+    kept = []
+    z, codes = torch.randn(2, 500, 4, requires_grad=True), torch.randn(3000, 4, requires_grad=True)
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        usage_loss(z, codes).backward()
+    assert kept and max(kept) <= 4 * 3000
 
 
 def test_usage_by_hand():

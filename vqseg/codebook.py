@@ -2,39 +2,54 @@
 
 Letters: B images, N tokens per image, T = B * N tokens, C channels, V codes.
 Source: VQ-VAE (codebook and commitment losses); VQ-Seg's public release of 2026-01 (usage loss).
+Differs: no token x code matrix is kept. Products run over blocks of tokens, and the usage loss computes them again in
+its backward pass, so that memory does not grow with tokens times codes.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-# Tokens per block of the token x code product: bounds the memory at 1,024 x V floats.
-TOKEN_CHUNK = 1024
+# Entries of a block of the token x code product: 16 MiB of floats, and the fewest tokens that a block has.
+BLOCK_ENTRIES, LEAST_TOKENS = 2**22, 64
+# The least probability whose logarithm is taken.
+FLOOR = 1e-12
 
 
 class Quantized(NamedTuple):
     """Quantized tokens.
 
     ``tokens`` (B, N, C) carry the straight-through gradient to the encoder; ``indices`` (B, N) are the
-    codes' numbers; ``losses`` holds unweighted scalars: ``codebook`` and ``commitment``.
+    codes' numbers; ``losses`` holds unweighted scalars: ``codebook`` and ``commitment``. ``codes`` (V, C) is the
+    differentiable table that was used; left out, `SegmentationNetwork.quantize` asks the quantizer for it.
     """
 
     tokens: Tensor
     indices: Tensor
     losses: dict[str, Tensor]
+    codes: Tensor | None = None
+
+    @property
+    def table(self) -> Tensor:
+        """The codes (V, C), where they are known."""
+        assert self.codes is not None
+        return self.codes
+
+    def part(self, start: int, stop: int | None = None) -> "Quantized":
+        """Return the images ``start:stop`` of the batch, without losses."""
+        return Quantized(self.tokens[start:stop], self.indices[start:stop], {}, self.codes)
 
 
 @torch.no_grad()
 def nearest_codes(tokens: Tensor, codes: Tensor) -> Tensor:
     """Return the index of the nearest code (squared Euclidean) of each token: (B, N, C), (V, C) -> (B, N)."""
-    table = codes.detach().float()
-    # A shift changes no distance; without it they cancel where a book's mean is far larger than its spread.
-    middle = table.mean(0)
-    flat, table = tokens.detach().float().flatten(0, 1) - middle, table - middle
+    flat, table = _centered(tokens.detach(), codes.detach())
     half_norm = table.square().sum(1).div(2)
-    found = [torch.addmm(half_norm, block, table.T, alpha=-1).argmin(1) for block in flat.split(TOKEN_CHUNK)]
+    found = [torch.addmm(half_norm, block, table.T, alpha=-1).argmin(1) for block in token_blocks(flat, len(table))]
     return torch.cat(found).view(tokens.shape[:2])
 
 
@@ -50,18 +65,79 @@ def quantize(tokens: Tensor, codes: Tensor) -> Quantized:
     indices = nearest_codes(tokens, codes)
     chosen = F.embedding(indices, codes)
     losses = {"codebook": F.mse_loss(chosen, tokens.detach()), "commitment": F.mse_loss(tokens, chosen.detach())}
-    return Quantized(tokens + (chosen - tokens).detach(), indices, losses)
+    return Quantized(tokens + (chosen - tokens).detach(), indices, losses, codes)
 
 
 def usage_loss(tokens: Tensor, codes: Tensor) -> Tensor:
-    """Return mean_t H(p_t) - H(mean_t p_t) with p_t = softmax(-|z_t - c|^2): low when sure and spread out."""
-    middle = codes.detach().mean(0)  # as in `nearest_codes`
-    flat, codes = tokens.float().flatten(0, 1) - middle, codes - middle
-    distance = flat.square().sum(1, keepdim=True) - 2 * flat @ codes.T + codes.square().sum(1)
-    log_p = F.log_softmax(-distance, dim=1)
-    p = log_p.exp()
-    mean = p.mean(0)
-    return -(p * log_p).sum(1).mean() + (mean * mean.clamp_min(1e-12).log()).sum()
+    """Return mean_t H(p_t) - H(mean_t p_t) with p_t = softmax(-|z_t - c|^2): low when sure and spread out.
+
+    Tokens (B, N, C) and codes (V, C), both differentiable (once).
+    """
+    loss: Tensor = _Usage.apply(*_centered(tokens, codes))
+    return loss
+
+
+def token_blocks(flat: Tensor, size: int) -> Iterator[Tensor]:
+    """Yield tokens (T, C) in blocks whose product with ``size`` codes has about `BLOCK_ENTRIES` entries."""
+    yield from flat.split(max(BLOCK_ENTRIES // size, LEAST_TOKENS))
+
+
+class _Usage(torch.autograd.Function):
+    """The usage loss of tokens (T, C) and codes (V, C), with what its backward pass needs in T + V numbers.
+
+    With l = -|z - c|^2 up to a constant per token, p = softmax(l), m = mean p and g = log m + 1:
+    dL/dl_tj = p_tj (g_j - l_tj - sum_k p_tk (g_k - l_tk)) / T, whose sum over j is 0, so that the constant has no part.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, codes: Tensor) -> Tensor:
+        mean, entropies = codes.new_zeros(len(codes)), []
+        for logits in _negative_distances(flat, codes):
+            p = logits.softmax(1)
+            # The log of the normalizer from the largest entries, which nothing can underflow.
+            normalizer = logits.amax(1) - p.amax(1).log()
+            entropies.append(normalizer - torch.linalg.vecdot(p, logits))
+            mean += p.sum(0)
+        mean /= len(flat)
+        ctx.save_for_backward(flat, codes, mean)
+        return torch.cat(entropies).mean() + (mean * _log(mean)).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        flat, codes, mean = ctx.saved_tensors
+        slope = _log(mean) + (mean >= FLOOR)
+        to_tokens, to_codes, drawn = [], torch.zeros_like(codes), codes.new_zeros(len(codes))
+        for block, logits in zip(token_blocks(flat, len(codes)), _negative_distances(flat, codes), strict=True):
+            p = logits.softmax(1)
+            change = torch.sub(slope, logits, out=logits)
+            change.sub_(torch.linalg.vecdot(p, change)[:, None]).mul_(p)
+            to_tokens.append(change @ codes)
+            to_codes.addmm_(change.T, block)
+            drawn += change.sum(0)
+        scale = 2 * gradient / len(flat)
+        return torch.cat(to_tokens) * scale, to_codes.sub_(drawn[:, None] * codes) * scale
+
+
+def _negative_distances(flat: Tensor, codes: Tensor) -> Iterator[Tensor]:
+    """Yield -|z - c|^2 + |z|^2 of blocks of tokens, (T', V)."""
+    squares = codes.square().sum(1).neg()
+    for block in token_blocks(flat, len(codes)):
+        yield torch.addmm(squares, block, codes.T, alpha=2)
+
+
+def _centered(tokens: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tokens (T, C) and codes in full precision, both less the mean code.
+
+    A shift changes no distance; without it they cancel where a book's mean is far larger than its spread.
+    """
+    table = codes.float()
+    middle = table.detach().mean(0)
+    return tokens.float().flatten(0, 1) - middle, table - middle
+
+
+def _log(p: Tensor) -> Tensor:
+    return p.clamp_min(FLOOR).log()
 
 
 def usage(counts: Tensor) -> dict[str, Tensor]:

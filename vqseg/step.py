@@ -118,13 +118,14 @@ class CodebookWeights:
     commitment: float
     usage: float
 
-    def terms(self, student: SegmentationNetwork, tokens: Tensor, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weighted terms for the encoder's tokens (B, N, C) and the quantizer's ``losses``."""
+    def terms(self, tokens: Tensor, quantized: Quantized) -> dict[str, Tensor]:
+        """Return the weighted terms for the encoder's tokens (B, N, C) and what the quantizer made of them."""
+        losses = quantized.losses
         terms = {
             "codebook": self.codebook * losses["codebook"],
             "commitment": self.codebook * self.commitment * losses["commitment"],
         }
         if self.usage > 0:
             with torch.autocast(tokens.device.type, enabled=False):
-                terms["usage"] = self.usage * usage_loss(tokens, student.codes())
+                terms["usage"] = self.usage * usage_loss(tokens, quantized.table)
         return terms

@@ -70,7 +70,7 @@ class Supervised(nn.Module):
         encoded = self.student.encode(image)
         quantized = self.student.quantize(encoded.tokens)
         stream = perturbation_stream(self.setup, step, image.device)
-        perturbed, change = perturb(self.perturbation, quantized, self.student.codes(), stream)
+        perturbed, change = perturb(self.perturbation, quantized, quantized.table, stream)
         separate = self.setup.separate_statistics and self.perturbation.rate > 0
         with running_statistics_kept(self.student.segment_decoder, separate):
             logits = self.student.segment(perturbed, encoded)
@@ -80,7 +80,7 @@ class Supervised(nn.Module):
                 self.student.segment(quantized.tokens, encoded)
         terms = {
             "labelled": self.labelled_weight * segmentation_loss(self.segmentation, logits, mask),
-            **self.codebook_weights.terms(self.student, encoded.tokens, quantized.losses),
+            **self.codebook_weights.terms(encoded.tokens, quantized),
         }
         if self.student.image_decoder is not None:
             rebuilt = self.student.reconstruct(quantized.tokens, encoded)

@@ -113,9 +113,8 @@ class VQSeg(nn.Module):
         # What the perturbation acts on: the strong views, or the weak one behind them.
         first = n_labelled if self.perturbs_strong else count - len(unlabelled.weak)
         shaken = encoded.part(first, count)
-        before = Quantized(quantized.tokens[first:], quantized.indices[first:], {})
         stream = perturbation_stream(self.setup, step, encoded.tokens.device)
-        after, change = perturb(self.perturbation, before, self.student.codes(), stream)
+        after, change = perturb(self.perturbation, quantized.part(first), quantized.table, stream)
 
         clean = self.student.segment(quantized.tokens[:first], encoded.part(0, first))
         with running_statistics_kept(self.student.segment_decoder, self.setup.separate_statistics):
@@ -151,7 +150,7 @@ class VQSeg(nn.Module):
         logits = self.student.segment(quantized.tokens, encoded)
         terms = {
             **self._labelled(labelled, logits, quantized.tokens, encoded),
-            **self.codebook_weights.terms(self.student, encoded.tokens, quantized.losses),
+            **self.codebook_weights.terms(encoded.tokens, quantized),
         }
         if self.setup.alignment is not None:
             pairs = [(labelled.image, labelled.rows, "labelled")]
@@ -178,13 +177,13 @@ class VQSeg(nn.Module):
 
     def _codebook(self, tokens: Tensor, quantized: Quantized, n_labelled: int) -> dict[str, Tensor]:
         if self.codebook_passes == "joint":
-            return self.codebook_weights.terms(self.student, tokens, quantized.losses)
-        chosen = F.embedding(quantized.indices, self.student.codes())
+            return self.codebook_weights.terms(tokens, quantized)
+        chosen = F.embedding(quantized.indices, quantized.table)
         parts = []
         for part in (slice(0, n_labelled), slice(n_labelled, None)):
             ours, codes = tokens[part].float(), chosen[part]
             losses = {"codebook": F.mse_loss(codes, ours.detach()), "commitment": F.mse_loss(ours, codes.detach())}
-            parts.append(self.codebook_weights.terms(self.student, tokens[part], losses))
+            parts.append(self.codebook_weights.terms(tokens[part], quantized._replace(losses=losses)))
         return {name: parts[0][name] + parts[1][name] for name in parts[0]}
 
     def _align(self, tokens: Tensor, grid: tuple[int, int], seen: list[tuple[Tensor, Tensor | None, str]]) -> Tensor:

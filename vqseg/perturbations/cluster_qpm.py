@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vqseg.codebook import Quantized
 from vqseg.errors import InputError
-from vqseg.perturbations.qpm import QPM
+from vqseg.perturbations.qpm import QPM, Book
 from vqseg.replacement import replace_codes
 
 # The most clusters that a book gets by itself: the search for them costs V * K * C.
@@ -122,7 +122,7 @@ class _Within(QPM):
         # log 1 where a code is its own only candidate, log 0 where there are others.
         self.own_logit = alone.log()
 
-    def _logits(self, table: Tensor, own: Tensor, unit: Tensor) -> Tensor:
+    def _logits(self, book: Book, own: Tensor) -> Tensor:
         home = self.home[own]
-        logits = super()._logits(table, own, unit).masked_fill_(self.outside[home], -torch.inf)
+        logits = super()._logits(book, own).masked_fill_(self.outside[home], -torch.inf)
         return logits.scatter_(1, own[:, None], self.own_logit[home, None])

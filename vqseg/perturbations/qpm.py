@@ -11,7 +11,7 @@ Letters: T tokens, V codes, C channels.
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,8 @@ from vqseg.replacement import bernoulli, check_rate, replace_codes
 
 # Codes per block of the two-level draw.
 BLOCK = 128
+# Tokens that are drawn for at once: each holds the sums of its code's blocks.
+TOKENS = 2048
 # Codes that the nearest-neighbor scale and the perplexity are estimated from.
 SAMPLE = 256
 
@@ -50,13 +52,31 @@ class QPM:
         own = quantized.indices.flatten()
         changed = bernoulli(own.shape, self.rate, generator)
         uniform = torch.rand(2, own.numel(), generator=generator, device=generator.device, dtype=torch.float64)
-        table = codes.detach().float()
-        scale = self.unit(table)
-        parts = [
-            _pick(self._logits(table, block, scale), uniform[:, start : start + self.chunk])
-            for start, block in zip(range(0, own.numel(), self.chunk), own.split(self.chunk), strict=True)
-        ]
-        return torch.where(changed, torch.cat(parts), own).view_as(quantized.indices)
+        # On a card the number of changed tokens is not known without waiting for it; a CPU has nothing to wait for.
+        drawn = self._draw_changed if own.device.type == "cpu" else self._draw_each
+        return drawn(self._book(codes), own, changed, uniform).view_as(quantized.indices)
+
+    def _draw_each(self, book: "Book", own: Tensor, changed: Tensor, uniform: Tensor) -> Tensor:
+        """Draw for every token, a row of weights for each, and keep what changes: (T,)."""
+        parts = zip(own.split(self.chunk), uniform.split(self.chunk, 1), strict=True)
+        found = [_pick(self._logits(book, rows).softmax(1), None, part) for rows, part in parts]
+        return torch.where(changed, torch.cat(found), own)
+
+    def _draw_changed(self, book: "Book", own: Tensor, changed: Tensor, uniform: Tensor) -> Tensor:
+        """Draw what `_draw_each` draws, for the tokens that change alone, tokens of one code from one row."""
+        drawn = own.clone()
+        codes, row = torch.unique(own[changed], return_inverse=True)
+        # Tokens in the order of their rows, so that each block of rows serves a stretch of them.
+        order = row.argsort(stable=True)
+        tokens, row = changed.nonzero()[:, 0][order], row[order]
+        blocks = codes.split(self.chunk)
+        ends = torch.searchsorted(row, torch.arange(len(blocks)) * self.chunk + self.chunk).tolist()
+        for number, (block, first, last) in enumerate(zip(blocks, [0, *ends], ends)):
+            weights = self._logits(book, block).softmax(1)
+            for part in torch.arange(first, last).split(TOKENS):
+                where = tokens[part]
+                drawn[where] = _pick(weights, row[part] - number * self.chunk, uniform[:, where])
+        return drawn
 
     def apply(self, quantized: Quantized, codes: Tensor, drawn: Tensor) -> Tensor:
         """Replace the codes."""
@@ -65,56 +85,79 @@ class QPM:
     @torch.no_grad()
     def transitions(self, codes: Tensor, own: Tensor) -> Tensor:
         """Return the rows pi(.|i) of codes ``own`` (T,): (T, V)."""
-        table = codes.detach().float()
-        rows = self.rate * F.softmax(self._logits(table, own, self.unit(table)), dim=1)
+        rows = self.rate * self._logits(self._book(codes), own).softmax(1)
         return rows.scatter_(1, own[:, None], 1 - self.rate)
 
     @torch.no_grad()
     def perplexity(self, codes: Tensor) -> Tensor:
         """Return exp of the mean entropy of where a replaced code goes, over an even sample of codes."""
-        table = codes.detach().float()
-        logits = self._logits(table, _sample(table), self.unit(table))
+        book = self._book(codes)
+        logits = self._logits(book, _sample(book.table))
         log_p = F.log_softmax(logits, dim=1)
         return (-torch.where(logits.isinf(), 0.0, log_p.exp() * log_p).sum(1).mean()).exp()
 
-    @torch.no_grad()
-    def unit(self, table: Tensor) -> Tensor:
-        """Return what a distance is divided by: the temperature, in the chosen unit."""
-        one = table.new_tensor(self.temperature) if table.device.type == "cpu" else table.new_full((), self.temperature)
-        if self.scale == "absolute":
-            return one
-        own = _sample(table)
-        return one * self._distances(table, own).scatter_(1, own[:, None], torch.inf).amin(1).median().clamp_min(1e-12)
+    def unit(self, codes: Tensor) -> Tensor:
+        """Return what a distance is divided by: the temperature, in the chosen scale."""
+        return self._book(codes).unit
 
-    def _distances(self, table: Tensor, own: Tensor) -> Tensor:
-        table = table - table.mean(0)  # as in `vqseg.codebook.nearest_codes`
-        rows = table[own]
-        squared = torch.addmm(table.square().sum(1), rows, table.T, alpha=-2).add_(rows.square().sum(1, keepdim=True))
-        squared.clamp_min_(0)
+    @torch.no_grad()
+    def _book(self, codes: Tensor) -> "Book":
+        table = codes.detach().float()
+        table = table - table.mean(0)  # a shift changes no distance, and keeps them from canceling
+        book = Book(table, table.square().sum(1), table.new_full((), self.temperature))
+        return book if self.scale == "absolute" else book._replace(unit=book.unit * self._nearest(book))
+
+    def _nearest(self, book: "Book") -> Tensor:
+        """Return the median distance to the nearest other code, over an even sample of codes."""
+        own = _sample(book.table)
+        return self._distances(book, own).scatter_(1, own[:, None], torch.inf).amin(1).median().clamp_min(1e-12)
+
+    def _distances(self, book: "Book", own: Tensor) -> Tensor:
+        squared = torch.addmm(book.squares, book.table[own], book.table.T, alpha=-2)
+        squared.add_(book.squares[own, None]).clamp_min_(0)
         return squared if self.distance == "squared-euclidean" else squared.sqrt_()
 
-    def _logits(self, table: Tensor, own: Tensor, unit: Tensor) -> Tensor:
-        """Return -d(c_i, .) / unit with the own code excluded: (T, V)."""
-        return self._distances(table, own).div_(-unit).scatter_(1, own[:, None], -torch.inf)
+    def _logits(self, book: "Book", own: Tensor) -> Tensor:
+        """Return -d(c_i, .) / unit with the own code excluded, up to a constant per row: (T, V)."""
+        if self.distance == "squared-euclidean":
+            # |c_i|^2 is such a constant, and the unit goes into the smaller factors: the product alone is left.
+            logits = torch.addmm(book.squares / -book.unit, book.table[own] * (2 / book.unit), book.table.T)
+        else:
+            logits = self._distances(book, own).div_(-book.unit)
+        return logits.scatter_(1, own[:, None], -torch.inf)
+
+
+class Book(NamedTuple):
+    """A codebook as distances are computed from it.
+
+    ``table`` (V, C) is less the mean code, ``squares`` (V,) are its rows' squared lengths, and a distance is divided
+    by ``unit``, the temperature in the chosen scale.
+    """
+
+    table: Tensor
+    squares: Tensor
+    unit: Tensor
 
 
 def _sample(table: Tensor) -> Tensor:
     return torch.arange(0, table.shape[0], max(table.shape[0] // SAMPLE, 1), device=table.device)
 
 
-def _pick(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw one code per row of unnormalized log weights (T, V) from two uniform numbers (2, T) each."""
-    weights = (logits - logits.amax(1, keepdim=True)).exp_()
-    padded = F.pad(weights, (0, -weights.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
-    sums = padded.sum(2).double()
-    block = _invert(sums, uniform[0])
-    inside = padded.gather(1, block[:, None, None].expand(-1, 1, BLOCK))[:, 0].double()
-    return block * BLOCK + _invert(inside, uniform[1])
+def _pick(weights: Tensor, row: Tensor | None, uniform: Tensor) -> Tensor:
+    """Draw codes (T,) from rows of weights (R, V) by two uniform numbers (2, T) each.
+
+    ``row`` (T,) is each token's; without it there is one for each.
+    """
+    padded = F.pad(weights, (0, -weights.shape[1] % BLOCK)) if weights.shape[1] % BLOCK else weights
+    padded = padded.unflatten(1, (-1, BLOCK))
+    sums = padded.sum(2).double().cumsum(1)
+    block = _invert(sums if row is None else sums[row], uniform[0])
+    row = torch.arange(len(block), device=block.device) if row is None else row
+    return block * BLOCK + _invert(padded[row, block].double().cumsum(1), uniform[1])
 
 
-def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
+def _invert(cumulative: Tensor, uniform: Tensor) -> Tensor:
     """Return the first column whose cumulative weight exceeds uniform * total; never one of weight 0."""
-    cumulative = weights.cumsum(1)
     # A uniform number below 1 times the total can round up to the total itself: stay strictly below it.
     target = torch.minimum(uniform * cumulative[:, -1], torch.nextafter(cumulative[:, -1], cumulative.new_zeros(())))
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
