@@ -114,6 +114,7 @@ def whole_matrix_usage_loss(z, codes):
 def test_usage_loss_in_blocks_equals_whole_matrices_and_so_do_its_gradients(entries, size, spread, away, monkeypatch):
     """Also where nearly all codes underflow (spread 3), and where the book lies far from the origin."""
     monkeypatch.setattr(codebook, "BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(codebook, "KEPT_ENTRIES", 20_000)  # of 7,400 and 60,000: kept, and computed again
     z = (torch.randn(4, 50, 6) * spread + away).requires_grad_()
     codes = (torch.randn(size, 6) * spread + away).requires_grad_()
     found = usage_loss(z, codes)
@@ -132,7 +133,19 @@ def test_usage_loss_has_the_gradient_of_finite_differences():
     assert torch.autograd.gradcheck(codebook._Usage.apply, (z, codes))
 
 
-def test_usage_loss_keeps_no_token_by_code_matrix_for_its_backward_pass():
+def test_what_is_kept_and_what_is_computed_again_give_the_same_bits(monkeypatch):
+    found = []
+    for bound in (0, 2**25):
+        monkeypatch.setattr(codebook, "KEPT_ENTRIES", bound)
+        generator = torch.Generator().manual_seed(3)
+        z, codes = (torch.randn(n, 4, generator=generator, requires_grad=True) for n in (700, 900))
+        loss = usage_loss(z[None], codes)
+        found.append([loss.detach(), *torch.autograd.grad(loss, (z, codes))])
+    assert all(map(torch.equal, *found))
+
+
+def test_a_large_usage_loss_keeps_no_token_by_code_matrix_for_its_backward_pass(monkeypatch):
+    monkeypatch.setattr(codebook, "KEPT_ENTRIES", 10**6)
     kept = []
     z, codes = torch.randn(2, 500, 4, requires_grad=True), torch.randn(3000, 4, requires_grad=True)
 

@@ -2,8 +2,8 @@
 
 Letters: B images, N tokens per image, T = B * N tokens, C channels, V codes.
 Source: VQ-VAE (codebook and commitment losses); VQ-Seg's public release of 2026-01 (usage loss).
-Differs: no token x code matrix is kept. Products run over blocks of tokens, and the usage loss computes them again in
-its backward pass, so that memory does not grow with tokens times codes.
+Differs: products of tokens and codes run over blocks of tokens; the usage loss keeps them for its backward pass up to a
+bound and computes them again beyond it, so that memory does not grow with tokens times codes.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 
 # Entries of a block of the token x code product: 16 MiB of floats, and the fewest tokens that a block has.
 BLOCK_ENTRIES, LEAST_TOKENS = 2**22, 64
+# Entries that the usage loss keeps between its passes: 128 MiB of floats, at 16,384 codes those of 2,048 tokens.
+KEPT_ENTRIES = 2**25
 # The least probability whose logarithm is taken.
 FLOOR = 1e-12
 
@@ -83,7 +85,7 @@ def token_blocks(flat: Tensor, size: int) -> Iterator[Tensor]:
 
 
 class _Usage(torch.autograd.Function):
-    """The usage loss of tokens (T, C) and codes (V, C), with what its backward pass needs in T + V numbers.
+    """The usage loss of tokens (T, C) and codes (V, C).
 
     With l = -|z - c|^2 up to a constant per token, p = softmax(l), m = mean p and g = log m + 1:
     dL/dl_tj = p_tj (g_j - l_tj - sum_k p_tk (g_k - l_tk)) / T, whose sum over j is 0, so that the constant has no part.
@@ -91,26 +93,28 @@ class _Usage(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, codes: Tensor) -> Tensor:
-        mean, entropies = codes.new_zeros(len(codes)), []
+        mean, entropies, kept = codes.new_zeros(len(codes)), [], []
+        keep = len(flat) * len(codes) <= KEPT_ENTRIES
         for logits in _negative_distances(flat, codes):
             p = logits.softmax(1)
             # The log of the normalizer from the largest entries, which nothing can underflow.
             normalizer = logits.amax(1) - p.amax(1).log()
             entropies.append(normalizer - torch.linalg.vecdot(p, logits))
             mean += p.sum(0)
+            kept += [logits] if keep else []
         mean /= len(flat)
-        ctx.save_for_backward(flat, codes, mean)
+        ctx.save_for_backward(flat, codes, mean, *kept)
         return torch.cat(entropies).mean() + (mean * _log(mean)).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        flat, codes, mean = ctx.saved_tensors
+        flat, codes, mean, *kept = ctx.saved_tensors
+        rows = kept or _negative_distances(flat, codes)
         slope = _log(mean) + (mean >= FLOOR)
         to_tokens, to_codes, drawn = [], torch.zeros_like(codes), codes.new_zeros(len(codes))
-        for block, logits in zip(token_blocks(flat, len(codes)), _negative_distances(flat, codes), strict=True):
-            p = logits.softmax(1)
-            change = torch.sub(slope, logits, out=logits)
+        for block, logits in zip(token_blocks(flat, len(codes)), rows, strict=True):
+            p, change = logits.softmax(1), slope - logits
             change.sub_(torch.linalg.vecdot(p, change)[:, None]).mul_(p)
             to_tokens.append(change @ codes)
             to_codes.addmm_(change.T, block)
