@@ -1,8 +1,12 @@
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vqseg.augment import (
     CutMix,
+    _affine_grid,
     apply_geometry,
     apply_intensity,
     draw_cutmix,
@@ -82,3 +86,56 @@ def test_images_and_labels_are_mixed_alike():
     drawn = CutMix(torch.rand(3, 4, 4, generator=stream()) < 0.5, torch.tensor([2, 0, 1]))
     images = torch.rand(3, 2, 4, 4, generator=stream(2))
     assert torch.equal(drawn.mix(images)[:, 0], drawn.mix(images[:, 0]))
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (7, 12), (64, 64)])
+def test_the_grid_is_torch_s_affine_grid(shape):
+    theta = draw_geometry(Augment(rotation_degrees=180, rotate90_probability=0.5), 6, stream())
+    theta = theta + torch.tensor([0.0, 0.0, 0.3])
+    found = _affine_grid(theta, shape)
+    assert torch.allclose(found, F.affine_grid(theta, [6, 1, *shape], align_corners=False), atol=1e-6)
+
+
+def plain_intensity(drawn, images):
+    """Image by image, with a kernel of its own, for those that are blurred."""
+    generator = stream(drawn.noise_seed)
+    noise = torch.randn(images.shape, generator=generator)
+    changed = []
+    for place, image in enumerate(images):
+        image = image * drawn.brightness[place]
+        image = (image - image.mean()) * drawn.contrast[place] + image.mean()
+        sigma = float(drawn.blur[place])
+        if sigma > 0:
+            radius = math.ceil(2.5 * float(drawn.blur.max()))
+            line = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+            line = line / line.sum()
+            padded = F.pad(image[:, None], [radius] * 4, mode="replicate")
+            image = F.conv2d(padded, line[:, None].mul(line)[None, None])[:, 0]
+        changed.append((image + noise[place] * drawn.noise[place]).clamp(0, 1))
+    return torch.stack(changed)
+
+
+@pytest.mark.parametrize("blur", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_intensities_are_those_of_each_image_alone(blur, noise):
+    images = torch.rand(9, 2, 20, 24, generator=stream(5))
+    settings = Augment(blur_probability=blur, noise_sigma=0.1, noise_probability=noise)
+    drawn, before = draw_intensity(settings, 9, stream(6)), images.clone()
+    assert torch.allclose(apply_intensity(drawn, images), plain_intensity(drawn, images), atol=2e-6)
+    assert torch.equal(images, before)
+    assert (drawn.blur > 0).float().mean() == pytest.approx(blur, abs=0.35)
+
+
+def test_boxes_are_filled_where_they_are_drawn():
+    settings, (height, width) = Augment(cutmix_probability=0.6), (24, 40)
+    drawn = draw_cutmix(settings, 50, (height, width), stream(2))
+    u = torch.rand(50, 5, generator=(generator := stream(2)))
+    partner = torch.randperm(50, generator=generator)
+    assert torch.equal(drawn.partner, partner)
+    for row, (share, lean, down, right, chance) in enumerate(u.tolist()):
+        area, aspect = (0.02 + share * 0.38) * height * width, math.exp((lean * 2 - 1) * math.log(1 / 0.3))
+        tall, wide = min(math.sqrt(area * aspect), height), min(math.sqrt(area / aspect), width)
+        top, left = down * (height - tall), right * (width - wide)
+        y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+        box = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide) & (chance < 0.6)
+        assert torch.equal(drawn.box[row], box)

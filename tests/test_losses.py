@@ -80,3 +80,38 @@ def test_info_nce_is_the_log_of_the_places_for_equal_features_and_small_for_dist
     distinct = torch.eye(9)[None].repeat(2, 1, 1)
     assert info_nce(3 * distinct, distinct, 0.07) == pytest.approx(math.log(1 + 8 * math.exp(-1 / 0.07)), abs=1e-6)
     assert info_nce(distinct.roll(1, 1), distinct, 0.07) > 10
+
+
+def plain_dice_ce(logits, target, weight):
+    """Each loss by itself, from its formula, with one plane per class written out."""
+    there = target != IGNORE
+    counted = there.to(logits.dtype) if weight is None else weight * there
+    truth = torch.nn.functional.one_hot(target.where(there, 0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    p = logits.softmax(1)
+    ce = -(logits.log_softmax(1) * truth).sum(1)
+    ce = (ce * counted).sum() / there.sum()
+    p, truth = p * counted[:, None], truth * counted[:, None]
+    axes = (0, 2, 3)
+    size = p.square().sum(axes) + truth.square().sum(axes)
+    dice = 1 - ((2 * (p * truth).sum(axes) + 1e-5) / (size + 1e-5)).mean()
+    return ce, dice
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize("ignored", [0.0, 0.3])
+def test_one_softmax_gives_both_losses_and_their_gradients(ignored, weighed, layout):
+    generator = torch.Generator().manual_seed(3)
+    start = torch.randn(3, 4, 6, 5, generator=generator, dtype=torch.float64)
+    target = torch.randint(4, (3, 6, 5), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < ignored] = IGNORE
+    weight = torch.rand(target.shape, generator=generator) if weighed else None
+    ours = start.float().contiguous(memory_format=layout).requires_grad_()
+    plain = start.float().double().requires_grad_()
+    found = segmentation_loss("dice_ce", ours, target, weight)
+    ce, dice = plain_dice_ce(plain, target, weight)
+    assert found.item() == pytest.approx((ce + dice).item() / 2, rel=1e-5)
+    assert dice_loss(ours, target, weight).item() == pytest.approx(dice.item(), rel=1e-5)
+    found.backward()
+    ((ce + dice) / 2).backward()
+    assert torch.allclose(ours.grad.double(), plain.grad, rtol=1e-4, atol=1e-7)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -84,6 +86,20 @@ def test_perturbed_passes_leave_the_running_statistics_alone():
     assert not any(torch.equal(m.running_mean, b) for m, b in zip(norms, before, strict=True))
 
 
+def test_a_batch_cut_in_two_is_its_parts_and_so_are_the_gradients():
+    net = network().eval()
+    images, found = torch.rand(5, 1, 16, 16), []
+    for cut in (lambda e: e.split(3), lambda e: (e.part(0, 3), e.part(3, 5))):
+        net.zero_grad()
+        ours, theirs = cut(net.encode(images))
+        assert len(ours.tokens) == 3 and len(theirs.tokens) == 2
+        logits = [net.segment(part.tokens, part) for part in (ours, theirs)]
+        (logits[0].square().mean() + 3 * logits[1].square().mean()).backward()
+        found.append((torch.cat(logits).detach(), [p.grad for p in net.encoder.parameters()]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(found[0][1], found[1][1], strict=True))
+
+
 def test_an_initial_value_depends_on_seed_and_path_alone():
     plain, dual, other = network(), network(dual=True, quantizer="plain"), network(seed=1)
     shared = dict(dual.named_parameters())
@@ -109,6 +125,22 @@ def test_the_teacher_follows_weights_and_statistics():
     follow(teacher, student, step=0, decay=0.9)
     for mine, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
         assert torch.allclose(mine, theirs)
+
+
+def test_following_at_once_is_following_one_by_one():
+    student = network().train()
+    student(torch.rand(2, 1, 16, 16))
+    with torch.no_grad():
+        for value in student.parameters():
+            value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())))
+    teacher = make_teacher(network())
+    twin = copy.deepcopy(teacher)
+    follow(teacher, student, step=50, decay=0.97)
+    weight = 1 - min(1 - 1 / 51, 0.97)
+    goal = student.state_dict()
+    for name, value in twin.state_dict().items():
+        expected = value.lerp(goal[name], weight) if value.is_floating_point() else goal[name]
+        assert torch.equal(teacher.state_dict()[name], expected), name
 
 
 def test_arms_of_a_study_share_data_order_augmentation_and_every_shared_initial_value(phantom_root, tiny, tmp_path):

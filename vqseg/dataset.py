@@ -126,8 +126,7 @@ class Views:
         """Return a strong view of weak views (B, C, P, P)."""
         count, (height, width) = len(weak), weak.shape[-2:]
         changed = apply_intensity(self.intensity(count, generator), weak)
-        drawn = draw_cutmix(self.augment, count, (height, width), generator)
-        mix = CutMix(upload(drawn.box, weak.device), upload(drawn.partner, weak.device))
+        mix = draw_cutmix(self.augment, count, (height, width), generator, device=weak.device)
         return Strong(mix.mix(changed), mix)
 
     def intensity(self, count: int, generator: torch.Generator) -> Intensity:

@@ -39,6 +39,7 @@ from vqseg.validation import Validation
 __all__ = [
     "CHOICES",
     "Plan",
+    "assemble",
     "build_method",
     "build_network",
     "check_parts",
@@ -123,11 +124,10 @@ def _train_and_score(
 ) -> None:
     config = plan.config
     provenance = describe(device, pick_precision(config.train.precision, device))
-    stores = _stores(plan, device)
-    method = build_method(plan, device, stores)
+    trainer = assemble(plan, folder.path / "checkpoint.pt", device, str(provenance["precision"]))
+    method: Any = trainer.method
     if not folder.exists():
         folder.create(recorded_config(plan), first_status(plan, name, provenance))
-    trainer = _trainer(plan, folder, method, stores, device, str(provenance["precision"]))
     trainer.should_stop = should_stop
     trainer.on_progress = lambda step: on_progress(step, plan.steps)
     forget_peak_memory(device)
@@ -158,7 +158,8 @@ def _train_and_score(
             ("best", trainer.best[network].weights),
         )
     }
-    last = {name: trainer.validate(plan.steps)[f"val/dice_{name}"] for name in ("teacher", "student")}
+    final = trainer.final()
+    last = {name: final[f"val/dice_{name}"] for name in ("teacher", "student")}
     best = {name: {"dice": b.dice, "step": b.step} for name, b in trainer.best.items()}
     write_weights(folder, networks)
     score_part(plan, folder, "val", device, reuse=method.teacher)
@@ -247,15 +248,11 @@ def _stores(plan: Plan, device: torch.device) -> dict[str, TensorStore]:
     }
 
 
-def _trainer(
-    plan: Plan,
-    folder: RunFolder,
-    method: Any,
-    stores: dict[str, TensorStore],
-    device: torch.device,
-    precision: str,
-) -> Trainer:
+def assemble(plan: Plan, checkpoint: Path, device: torch.device, precision: str) -> Trainer:
+    """Open the images and build all that the loop holds; ``checkpoint`` is where it saves. It logs nothing yet."""
     config, manifest = plan.config, plan.manifest
+    stores = _stores(plan, device)
+    method = build_method(plan, device, stores)
     validation = Validation(
         plan.root,
         scans_of(manifest, plan.split, "val"),
@@ -290,7 +287,7 @@ def _trainer(
         config=recorded_config(plan),
         validate=lambda step: validation.measure(method.teacher, method.student, method.perturbation),
         log=lambda values, step: None,
-        checkpoint=folder.path / "checkpoint.pt",
+        checkpoint=checkpoint,
     )
 
 

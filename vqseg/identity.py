@@ -24,6 +24,7 @@ CORE = (
     "vqseg.convolution",
     "vqseg.dataset",
     "vqseg.losses",
+    "vqseg.meter",
     "vqseg.network",
     "vqseg.optimizer",
     "vqseg.replacement",
@@ -40,6 +41,7 @@ CORE = (
 PRETRAINING = (
     "vqseg.augment",
     "vqseg.dataset",
+    "vqseg.meter",
     "vqseg.optimizer",
     "vqseg.pretrain",
     "vqseg.priors.local",

@@ -27,22 +27,44 @@ def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) 
 
 
 def dice_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """1 - soft Dice of softmax probabilities, over the batch, averaged over all classes (background too)."""
-    probability = logits.float().softmax(1)
-    there = target != IGNORE
-    truth = F.one_hot(target.where(there, 0), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
-    counted = there.to(probability.dtype) if weight is None else weight * there
-    probability, truth = probability * counted[:, None], truth * counted[:, None]
-    axes = (0, 2, 3)
-    overlap = (probability * truth).sum(axes)
-    size = probability.square().sum(axes) + truth.square().sum(axes)
-    return 1 - ((2 * overlap + 1e-5) / (size + 1e-5)).mean()
+    """1 - soft Dice of softmax probabilities, over the batch, averaged over all classes (background too).
+
+    ``weight`` (B, H, W) multiplies probabilities and truth of each pixel.
+    """
+    counted = _counted(target, weight)
+    return _dice(logits.float().softmax(1), _truth(target, logits.shape[1], counted), counted)
 
 
 def segmentation_loss(kind: str, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """``ce``, or ``dice_ce``: the mean of Dice loss and cross-entropy."""
-    ce = cross_entropy(logits, target, weight)
-    return ce if kind == "ce" else (ce + dice_loss(logits, target, weight)) / 2
+    """``ce``, or ``dice_ce``: the mean of Dice loss and cross-entropy, of one softmax."""
+    if kind == "ce":
+        return cross_entropy(logits, target, weight)
+    log_p = F.log_softmax(logits.float(), dim=1)
+    counted = _counted(target, weight)
+    truth = _truth(target, logits.shape[1], counted)
+    total = (target != IGNORE).sum()
+    ce = -(log_p * truth).sum() / (total if weight is None else total.clamp_min(1))
+    return (ce + _dice(log_p.exp(), truth, counted)) / 2
+
+
+def _counted(target: Tensor, weight: Tensor | None) -> Tensor:
+    """Return what each pixel counts for, float (B, H, W)."""
+    there = target != IGNORE
+    return there.float() if weight is None else weight.float() * there
+
+
+def _truth(target: Tensor, classes: int, counted: Tensor) -> Tensor:
+    """Return ``counted`` in the plane of each pixel's class, 0 in the others: (B, K, H, W)."""
+    own = target[:, None] == torch.arange(classes, device=target.device).view(1, -1, 1, 1)
+    return own * counted[:, None]
+
+
+def _dice(probability: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
+    axes, counted = (0, 2, 3), counted[:, None]
+    weighed = truth * counted
+    overlap = (probability * weighed).sum(axes)
+    size = (probability.square() * counted.square()).sum(axes) + truth.square().sum(axes)
+    return 1 - ((2 * overlap + 1e-5) / (size + 1e-5)).mean()
 
 
 def ramp(step: int, steps: int) -> float:

@@ -27,6 +27,17 @@ class Encoded(NamedTuple):
         """Return the images ``start:stop`` of the batch."""
         return Encoded(self.tokens[start:stop], self.grid, [level[start:stop] for level in self.finer])
 
+    def split(self, first: int) -> tuple["Encoded", "Encoded"]:
+        """Return the ``first`` images of the batch, and the others.
+
+        Both are cut in one go: their gradients are then put together, where those of two parts would each be padded
+        with zeros to the whole batch and added.
+        """
+        sizes = (first, len(self.tokens) - first)
+        maps = [level.split(sizes) for level in (self.tokens, *self.finer)]
+        ours, theirs = ([pair[side] for pair in maps] for side in (0, 1))
+        return Encoded(ours[0], self.grid, ours[1:]), Encoded(theirs[0], self.grid, theirs[1:])
+
 
 class Output(NamedTuple):
     """Logits (B, K, H, W), what was quantized, and the encoder's features."""
@@ -64,7 +75,7 @@ class SegmentationNetwork(nn.Module):
         """Quantize in full precision, also under autocast: an argmin over thousands of codes needs it."""
         with torch.autocast(tokens.device.type, enabled=False):
             quantized: Quantized = self.quantizer(tokens.float())
-        return quantized
+        return quantized if quantized.codes is not None else quantized._replace(codes=self.codes())
 
     def segment(self, tokens: Tensor, encoded: Encoded) -> Tensor:
         """Tokens (B, N, D) in place of the encoder's -> logits (B, K, H, W)."""

@@ -23,8 +23,9 @@ def sgd(
     weight_decay: Weight = 1e-4,
     encoder_factor: Weight = 1.0,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum."""
-    return torch.optim.SGD(_rated(groups, lr, encoder_factor), lr=lr, momentum=momentum, weight_decay=weight_decay)
+    """SGD with momentum, fused: one kernel for all parameters."""
+    rated = _rated(groups, lr, encoder_factor)
+    return torch.optim.SGD(rated, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
 
 
 def adamw(

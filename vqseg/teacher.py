@@ -7,10 +7,12 @@ belong to (copied from the student they fit weights of another age: on ACDC at s
 """
 
 import copy
+from collections.abc import Iterator
+from itertools import chain
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -25,11 +27,13 @@ def make_teacher(student: Network) -> Network:
 def follow(teacher: nn.Module, student: nn.Module, step: int, decay: float) -> None:
     """Move the teacher towards the student after ``step`` (from 0)."""
     weight = 1 - min(1 - 1 / (step + 1), decay)
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), weight)
-    pairs = list(zip(teacher.buffers(), student.buffers(), strict=True))
-    moving = [(kept, current) for kept, current in pairs if kept.is_floating_point()]
-    if moving:
-        torch._foreach_lerp_([kept for kept, _ in moving], [current for _, current in moving], weight)
-    for kept, current in pairs:
-        if not kept.is_floating_point():
-            kept.copy_(current)
+    pairs = list(zip(_values(teacher), _values(student), strict=True))
+    moving = [pair for pair in pairs if pair[0].is_floating_point()]
+    counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+    torch._foreach_lerp_([kept for kept, _ in moving], [current for _, current in moving], weight)
+    if counts:
+        torch._foreach_copy_([kept for kept, _ in counts], [current for _, current in counts])
+
+
+def _values(network: nn.Module) -> Iterator[Tensor]:
+    return chain(network.parameters(), network.buffers())

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from vqseg import streams
-from vqseg.codebook import usage
 from vqseg.config import Schedule, Train
 from vqseg.errors import InputError
 from vqseg.files import replacing
+from vqseg.meter import Meter
 from vqseg.optimizer import set_rate
 from vqseg.step import Step
 
@@ -77,57 +77,6 @@ class Best:
             self.weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
-class Meter:
-    """Sums of logged values and the codebook's usage, on the device, until they are flushed."""
-
-    def __init__(self, num_codes: int, device: torch.device) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.usage = torch.zeros(num_codes, dtype=torch.int64, device=device)
-        self.window: Tensor | None = None
-        self.tokens = 0
-
-    def add(self, values: dict[str, Tensor], indices: Tensor | None) -> None:
-        """Add one step's values (scalars on the device) and the codes that its tokens took, if any."""
-        for name, value in values.items():
-            value = value.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
-        if indices is None:
-            return
-        flat = indices.flatten()
-        self.usage.scatter_add_(0, flat, torch.ones_like(flat))
-        self.tokens += flat.numel()
-        if self.tokens >= 10 * self.usage.numel():
-            # Cut here and not at a flush: how often the log is written must not change what it says.
-            self.window, self.usage, self.tokens = self.usage, torch.zeros_like(self.usage), 0
-
-    def flush(self) -> dict[str, float]:
-        """Return the means since the last flush, in one transfer; usage over the last full window of 10 V tokens."""
-        rows = {name: total / self.counts[name] for name, total in self.sums.items()}
-        if "perturbation/moved" in rows:
-            moved, spread = rows.pop("perturbation/moved"), rows.pop("perturbation/spread")
-            rows["perturbation/distortion"] = moved / spread.clamp_min(1e-12)
-        if self.window is not None:
-            rows |= {f"codebook/{name}": value for name, value in usage(self.window).items()}
-            self.window = None
-        self.sums, self.counts = {}, {}
-        values = torch.stack([value.double() for value in rows.values()]).tolist() if rows else []
-        return dict(zip(rows, values, strict=True))
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
-        found = {"sums": self.sums, "counts": self.counts, "usage": self.usage, "tokens": self.tokens}
-        return {**found, "window": self.window}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Take up a checkpoint's state."""
-        self.sums = {name: value.to(self.usage.device) for name, value in state["sums"].items()}
-        self.counts, self.tokens = dict(state["counts"]), int(state["tokens"])
-        self.usage.copy_(state["usage"])
-        self.window = None if state["window"] is None else state["window"].to(self.usage.device)
-
-
 @dataclass
 class Trainer:
     """Everything that one run's loop holds."""
@@ -152,6 +101,8 @@ class Trainer:
     seconds: float = 0.0
     best: dict[str, Best] = field(default_factory=lambda: {"teacher": Best(), "student": Best()})
 
+    measured: tuple[int, dict[str, float]] | None = None
+
     def __post_init__(self) -> None:
         self.meter = Meter(self.num_codes, self.device)
 
@@ -167,7 +118,7 @@ class Trainer:
             if self.should_stop():
                 self.save()
                 raise Interrupted(f"stopped at step {self.step} of {settings.steps}; the same command resumes")
-            rate = self._one_step()
+            rate = self.one_step()
             if self._due(settings.flush_steps):
                 # The flush waits for the device: only after it has the time of these steps passed.
                 values = self.meter.flush()
@@ -186,7 +137,8 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.settings.steps
 
-    def _one_step(self) -> float:
+    def one_step(self) -> float:
+        """Make the next step; return the learning rate that it took."""
         rate = set_rate(self.optimizer, self.schedule, self.step, self.settings.steps)
         self.method.student.train()
         batch = self.batches.at(self.step)
@@ -215,8 +167,14 @@ class Trainer:
         values["memory/peak_mb"] = peak_memory_mb(self.device)
         self.log(values, self.step)
 
+    def final(self) -> dict[str, float]:
+        """Return what validation says of the networks as they are: measured once, also where a run was resumed."""
+        if self.measured is None or self.measured[0] != self.step:
+            self.measured = (self.step, self.validate(self.step))
+        return self.measured[1]
+
     def _validate(self) -> None:
-        values = self.validate(self.step)
+        values = self.final()
         self.log(values, self.step)
         for name, best in self.best.items():
             best.offer(values[f"val/dice_{name}"], self.step, getattr(self.method, name))

@@ -6,10 +6,9 @@ Source: SSL4MIS's U-Net (1 x 1 convolution, bilinear upsampling, concatenation, 
 import itertools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqseg.convolution import double_conv
+from vqseg.convolution import double_conv, resize
 
 
 class UNetDecoder(nn.Module):
@@ -31,7 +30,7 @@ class UNetDecoder(nn.Module):
         """Decode; ``finer`` are the encoder's maps without the coarsest, finest first (sizes are read from them)."""
         x = coarsest
         for narrow, level, skip in zip(self.narrow, self.levels, reversed(finer), strict=True):
-            x = F.interpolate(narrow(x), size=skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = resize(narrow(x), (skip.shape[-2], skip.shape[-1]))
             x = level(torch.cat([skip, x], dim=1) if self.skips else x)
         out: Tensor = self.head(x)
         return out

@@ -112,11 +112,11 @@ class VQSeg(nn.Module):
         count, n_labelled = len(encoded.tokens), len(labelled.image)
         # What the perturbation acts on: the strong views, or the weak one behind them.
         first = n_labelled if self.perturbs_strong else count - len(unlabelled.weak)
-        shaken = encoded.part(first, count)
+        whole, shaken = encoded.split(first)
         stream = perturbation_stream(self.setup, step, encoded.tokens.device)
         after, change = perturb(self.perturbation, quantized.part(first), quantized.table, stream)
 
-        clean = self.student.segment(quantized.tokens[:first], encoded.part(0, first))
+        clean = self.student.segment(quantized.tokens[:first], whole)
         with running_statistics_kept(self.student.segment_decoder, self.setup.separate_statistics):
             perturbed = self.student.segment(after, shaken)
         scale = self.unlabelled_weight * ramp(step - self.warmup_steps, self.ramp_steps)
