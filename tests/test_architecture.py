@@ -22,7 +22,8 @@ ALLOWED = {
     "alignment": LEAVES | {"store"},
     "config": LEAVES | {"presets", "parts"},
     "presets": LEAVES,
-    "train": LEAVES | {"streams", "codebook", "config", "optimizer", "step"},
+    "train": LEAVES | {"streams", "config", "meter", "optimizer", "step"},
+    "meter": LEAVES | {"codebook"},
     "report": LEAVES | {"records", "report", "metrics", "evaluate", "manifest", "protocols"},
     "records": LEAVES | {"records", "evaluate", "manifest", "metrics", "protocols", "identity", "overlays"},
     "study": LEAVES
@@ -55,6 +56,12 @@ def test_arrows_point_one_way(name):
     for path in files:
         used = {module.split(".")[1] for module in imports(path) if module.startswith("vqseg.")}
         assert used <= ALLOWED[name] | {name}, f"{path}: {used - ALLOWED[name]}"
+
+
+def test_benches_are_asked_by_the_command_line_alone():
+    for path in modules():
+        if path.relative_to(PACKAGE).parts[0] not in ("bench", "cli"):
+            assert not [name for name in imports(path) if name.startswith("vqseg.bench")], path
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from medpy.metric import binary
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
 from vqseg import metrics
 
@@ -91,6 +92,40 @@ def test_shifted_masks_and_strided_views_equal_medpy() -> None:
     assert_equal_to_medpy(np.roll(mask, (1, 3, -4), (0, 1, 2)), mask)
     assert_equal_to_medpy(mask.T, np.roll(mask, 2, 1).T)
     assert_equal_to_medpy(mask[:, ::2, ::-1], mask[:, 1::2])
+
+
+def whole(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...] | None) -> tuple[float, ...]:
+    """The plain twin: a distance transform of the whole array per direction and unit."""
+    surfaces = [mask & ~binary_erosion(mask) for mask in (prediction, reference)]
+    there, back = (
+        distance_transform_edt(~goal, sampling=spacing)[start] for start, goal in (surfaces, reversed(surfaces))
+    )
+    pooled = np.concatenate((there, back))
+    return float(np.percentile(pooled, 95)), float(there.mean()), float(pooled.mean())
+
+
+@pytest.mark.parametrize("shape", [(7, 90, 140), (40, 45, 50), (120, 150)])
+@pytest.mark.parametrize("seed", range(2))
+def test_islands_everywhere_equal_the_distance_transform_of_the_whole(shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    compact = blob(shape, seed, tuple(side * 0.7 for side in shape), 0.2)
+    islands = gaussian_filter(rng.standard_normal(shape), 1.5)
+    few, corner = islands > np.quantile(islands, 0.9999), np.zeros(shape, bool)
+    corner[(0,) * len(shape)] = True  # further off than any first look
+    for other in (islands > np.quantile(islands, 0.9), few, corner, ~corner):
+        for pair in ((other, compact), (compact, other)):
+            for spacing in (*SPACINGS, (2.5, 1.25, 1.25)):
+                sides = None if spacing is None else spacing[-len(shape) :]
+                found, expected = metrics.distances(*pair, sides), whole(*pair, sides)
+                if spacing is None:
+                    assert found == expected  # roots of whole numbers: bit for bit
+                assert found == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+def test_units_asked_for_together_are_those_asked_for_alone() -> None:
+    one, other = blob((6, 50, 60), 0, (3, 20, 20), 0.5), blob((6, 50, 60), 1, (2, 30, 40), 0.4)
+    together = metrics.distances_in_units(one, other, SPACINGS)
+    assert together == [metrics.distances(one, other, spacing) for spacing in SPACINGS]
 
 
 @settings(max_examples=60, deadline=None)

@@ -184,18 +184,16 @@ def test_dpt_with_skips_uses_every_map_and_every_weight():
     assert all(value.grad is not None for value in decoder.parameters())
 
 
-def test_dpt_computes_the_published_head():
-    """The same tensors through the formulas of UniMatch V2's head, written out level by level."""
-    torch.manual_seed(0)
-    decoder = DPTDecoder((6,) * 4, (14,) * 4, 2, "batch", True, features=5, widths=(3, 4, 5, 6))
-    maps = [torch.randn(2, 6, 5, 3) for _ in range(4)]
+def published_head(decoder, maps, size):
+    """The formulas of UniMatch V2's head over a decoder's tensors, written out level by level, nothing in place."""
     resize, gather, fuse = decoder.resize, decoder.gather, decoder.fuse
     levels = [decoder.project[k](maps[k]) for k in range(4)]
     levels[0] = F.conv_transpose2d(levels[0], resize[0].weight, resize[0].bias, stride=4)
     levels[1] = F.conv_transpose2d(levels[1], resize[1].weight, resize[1].bias, stride=2)
     levels[3] = F.conv2d(levels[3], resize[3].weight, resize[3].bias, stride=2, padding=1)
     levels = [F.conv2d(level, gather[k].weight, padding=1) for k, level in enumerate(levels)]
-    assert [tuple(level.shape[-2:]) for level in levels] == [(20, 12), (10, 6), (5, 3), (3, 2)]
+    sides = [tuple(level.shape[-2:]) for level in levels]
+    sides.insert(0, (2 * sides[0][0], 2 * sides[0][1]))
 
     def unit(block, x):
         return x + block.second(block.first(x.clamp_min(0)).clamp_min(0))
@@ -203,12 +201,57 @@ def test_dpt_computes_the_published_head():
     def larger(x, size):
         return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
-    x = fuse[3].mix(larger(unit(fuse[3].refine, levels[3]), (5, 3)))
-    for k, size in ((2, (10, 6)), (1, (20, 12)), (0, (40, 24))):
-        x = fuse[k].mix(larger(unit(fuse[k].refine, x + unit(fuse[k].enter, levels[k])), size))
-    expected = larger(decoder.head[2](decoder.head[0](x).clamp_min(0)), (70, 42))
-    assert torch.allclose(decoder(maps[3], maps[:3]), expected, atol=1e-6)
-    assert decoder.gather[0].bias is None and fuse[3].enter is None
+    x = fuse[3].mix(larger(unit(fuse[3].refine, levels[3]), sides[3]))
+    for k in (2, 1, 0):
+        x = fuse[k].mix(larger(unit(fuse[k].refine, x + unit(fuse[k].enter, levels[k])), sides[k]))
+    return larger(decoder.head[2](decoder.head[0](x).clamp_min(0)), size)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("grid", [(5, 3), (1, 1), (4, 6)])
+def test_dpt_computes_the_published_head_and_its_gradients(grid, layout):
+    """Close and not the same bits: a fusion's 1 x 1 convolution runs before its upsampling, so sums are reordered."""
+    decoder = DPTDecoder((6,) * 4, (14,) * 4, 2, "batch", True, features=5, widths=(3, 4, 5, 6))
+    decoder = decoder.to(memory_format=layout)
+    assert decoder.gather[0].bias is None and decoder.fuse[3].enter is None
+    size = (14 * grid[0], 14 * grid[1])
+    # As the encoder gives them: tokens seen as maps.
+    tokens = [torch.randn(2, grid[0] * grid[1], 6, requires_grad=True) for _ in range(4)]
+    kept, gradient = [each.detach().clone() for each in tokens], torch.randn(2, 2, *size)
+
+    def both_ways(run):
+        maps = [each.transpose(1, 2).unflatten(2, grid) for each in tokens]
+        out = run(maps)
+        wanted = [*tokens, *decoder.parameters()]
+        return [out.detach(), *torch.autograd.grad(out, wanted, gradient)]
+
+    found = both_ways(lambda maps: decoder(maps[3], maps[:3]))
+    expected = both_ways(lambda maps: published_head(decoder, maps, size))
+    for ours, plain in zip(found, expected, strict=True):
+        assert torch.allclose(ours, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()) + 1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(tokens, kept, strict=True)), "what came in was written to"
+
+
+def test_dpt_without_gradients_gives_the_same_bits():
+    decoder = DPTDecoder((6,) * 4, (14,) * 4, 2, "batch", True, features=5, widths=(3, 4, 5, 6))
+    maps = [torch.randn(2, 6, 5, 3) for _ in range(4)]
+    trained = decoder(maps[3], maps[:3])
+    with torch.no_grad():
+        taught = decoder(maps[3], maps[:3])
+    assert torch.equal(trained, taught)
+    with torch.inference_mode():
+        assert torch.equal(copy.deepcopy(decoder).requires_grad_(False)(maps[3], maps[:3]), taught)
+
+
+def test_dpt_under_autocast():
+    decoder = DPTDecoder((6,) * 4, (14,) * 4, 2, "batch", True, features=5, widths=(3, 4, 5, 6))
+    maps = [torch.randn(2, 6, 4, 4, requires_grad=True) for _ in range(4)]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = decoder(maps[3], maps[:3])
+    half.float().square().sum().backward()
+    full = decoder(maps[3], maps[:3])
+    assert torch.allclose(half.float(), full, atol=0.05 * float(full.detach().abs().max()))
+    assert all(bool(each.grad.isfinite().all()) for each in (*maps, *decoder.parameters()))
 
 
 def test_dpts_size_is_the_releases():

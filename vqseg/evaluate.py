@@ -26,6 +26,7 @@ from vqseg.metrics import (
     Distances,
     confusion,
     jaccard_plausible,
+    joint_box,
     overlaps,
     slice_consistency,
 )
@@ -126,6 +127,7 @@ def case_rows(
     units = [unit for unit in rule.units if unit == "voxel" or spacing]
     spacings = [spacing if unit == "mm" else None for unit in units]
     kind = {"protocol": rule.name, "geometry": rule.geometry, "case_unit": rule.case_unit}
+    shape, (prediction, reference) = prediction.shape, _around_classes(prediction, reference)
     counts = confusion(prediction, reference, len(classes))
     rows = []
     for index, dice, jaccard in zip(range(1, len(classes)), *overlaps(counts)):
@@ -133,8 +135,8 @@ def case_rows(
         masks = prediction == index, reference == index
         if any(flags.values()):
             both = all(flags.values())
-            dice = jaccard = rule.empty_score(both, prediction.shape, None).overlap
-            found = [Distances(*[rule.empty_score(both, prediction.shape, each).distance] * 3) for each in spacings]
+            dice = jaccard = rule.empty_score(both, shape, None).overlap
+            found = [Distances(*[rule.empty_score(both, shape, each).distance] * 3) for each in spacings]
         else:
             found = measure(*masks, spacings) if spacings else []
         named = {f"{name}_{unit}": value for unit, each in zip(units, found) for name, value in each._asdict().items()}
@@ -142,6 +144,15 @@ def case_rows(
         extras = _extras(rule, masks, spacing, (lesions or {}).get(classes[index]), all(flags.values()))
         rows.append({**kind, "class_index": index, "class_name": classes[index], **values, **extras, **flags})
     return rows
+
+
+def _around_classes(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cut both maps to where one of them is not background, which moves no surface and spares most of the volume."""
+    inside = prediction != 0, reference != 0
+    if prediction.shape != reference.shape or not (inside[0].any() or inside[1].any()):
+        return prediction, reference
+    box = joint_box(*inside)
+    return prediction[box], reference[box]
 
 
 def _extras(

@@ -12,7 +12,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 
 import typer
 
-from vqseg.cli import check, config, data, doctor, predict, prior, records, report, study, train, ui
+from vqseg.cli import bench, check, config, data, doctor, predict, prior, records, report, study, train, ui
 from vqseg.errors import InputError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ app.command()(predict.score)
 app.command()(report.report)
 app.command()(ui.ui)
 app.command()(doctor.doctor)
+app.command()(bench.bench)
 app.command()(study.demo)
 
 

@@ -54,13 +54,12 @@ def check(store: Path, settings: Settings) -> None:
         require_address(store, settings.tracking)
 
 
-def run(request: Request, settings: Settings, *, dry_run: bool) -> dict[str, Any]:
-    """Run a study (or say what it would do) and say how it ended; returns its record.
+def run(request: Request, settings: Settings) -> dict[str, Any]:
+    """Run a study and say how it ended; returns its record.
 
     Raises:
         typer.Exit: with code 1 where cells failed or are not finished, 130 where it was stopped.
     """
-    from vqseg.cli import forecast
     from vqseg.cli.progress import study_bars
     from vqseg.study import cells, runner
 
@@ -68,9 +67,6 @@ def run(request: Request, settings: Settings, *, dry_run: bool) -> dict[str, Any
     folder, record, said = cells.prepare(request)
     if said:
         typer.echo(said)
-    if dry_run:
-        typer.echo(forecast.forecast(folder, record, settings.workers, retry_failed=settings.retry_failed))
-        return record
     typer.echo(f"study {folder.name}: {len(record['arms'])} arms x {len(record['seeds'])} seeds, in {folder.path}")
     try:
         with study_bars(folder.name) as watch:
@@ -123,16 +119,21 @@ def evaluate(
     tracking: str | None,
     split: str | None = None,
     allow_code: bool = False,
+    workers: int = 1,
 ) -> None:
-    """Score every finished cell of a study (of the one on ``split``, where there are several) on ``part``."""
+    """Score every finished cell of a study (of the one on ``split``, where there are several) on ``part``.
+
+    Raises:
+        InputError: nothing to score, or the same is wrong with every cell.
+        typer.Exit: with code 1 where some cells could not be scored; the others are.
+    """
     if part is None:
         taken = f" ({split!r} was taken for a split)" if split else ""
         raise InputError(f"--part: is missing{taken}; name the part to score: test, devtest or val")
-    from rich.progress import track
-
-    from vqseg import experiment
+    from vqseg.parts import admit_code
     from vqseg.records.index import find_study
     from vqseg.records.run import RunFolder
+    from vqseg.study.evaluation import Task
 
     record = find_study(store, name, split=split, one=True)
     folders = [RunFolder(store, cell["identity"]) for cell in record["cells"]]
@@ -144,15 +145,40 @@ def evaluate(
         folder.identity: able if protocols == ["all"] else protocols or _usual(folder, able) for folder in finished
     }
     todo = [folder for folder in finished if again or not _scored(folder, part, wanted[folder.identity], lesions)]
-    for folder in track(todo, description=f"scoring {part}"):
-        experiment.evaluate(folder, part=part, protocols=protocols, device=device, allow_code=allow_code)
+    for folder in todo:  # a permission that is missing is no cell's failure
+        admit_code(folder.config(), str(folder.path / "config.yaml"), allowed=allow_code)
+    failed = _score_cells(todo, record, Task(str(store), part, protocols, device, allow_code), workers)
     skipped = len(finished) - len(todo)
-    typer.echo(
-        f"{record['name']}: {len(todo)} cells scored on {part}" + (f", {skipped} had been before" if skipped else "")
-    )
+    told = f", {skipped} had been before" if skipped else ""
+    typer.echo(f"{record['name']}: {len(todo) - len(failed)} cells scored on {part}{told}")
     if len(finished) < len(folders):
         typer.echo(f"{len(folders) - len(finished)} cells are not finished and were left out", err=True)
     complete_mirror(store, tracking)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _score_cells(todo: list[Any], record: dict[str, Any], task: Any, workers: int) -> dict[str, str]:
+    """Score cells under a bar, say which could not be scored and why; returns those errors by identity.
+
+    Raises:
+        InputError: the same is wrong with every cell.
+    """
+    from rich.progress import Progress
+
+    from vqseg.study.evaluation import score_cells
+
+    with Progress() as bars:
+        bar = bars.add_task(f"scoring {task.part}", total=len(todo))
+        failed = score_cells(
+            [folder.identity for folder in todo], task, workers=workers, on_cell=lambda: bars.advance(bar)
+        )
+    if failed and len(failed) == len(todo) and len(set(failed.values())) == 1:
+        raise InputError(next(iter(failed.values())))
+    names = {cell["identity"]: cell["name"] for cell in record["cells"]}
+    for identity, error in failed.items():
+        typer.echo(f"{names[identity]}: not scored: {error}", err=True)
+    return failed
 
 
 def _applicable(record: dict[str, Any], part: str) -> tuple[list[str], dict[str, float]]:
@@ -201,7 +227,7 @@ def demo(root: Path, store: Path, preset: str, workers: int, device: str) -> Non
     from vqseg.manifest import read_manifest, read_split
 
     request = Request("epsilon-sweep", store, root, preset=preset)
-    record = run(request, Settings(workers=workers, device=device), dry_run=False)
+    record = run(request, Settings(workers=workers, device=device))
     part = read_split(root, read_manifest(root), record["split"]["name"]).test_part
     if part:
         evaluate(store, record["name"], part, None, False, device, None)

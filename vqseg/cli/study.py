@@ -31,13 +31,11 @@ Name = Annotated[str, typer.Argument(help="A study's name (or the full name of o
 @app.command("list")
 def list_studies(store: Store = DEFAULT_STORE) -> None:
     """List the built-in studies, and those in the store."""
-    from vqseg import assets
-    from vqseg.records.index import studies
-    from vqseg.study.definition import read_definition
+    from vqseg.cli.questions import questions, recorded
 
-    for name in assets.names("studies"):
-        typer.echo(f"{name}: {' '.join(read_definition(name)[1].question.split())}")
-    for record in studies(store):
+    for name, question in questions():
+        typer.echo(f"{name}: {' '.join(question.split())}")
+    for record in recorded(store):
         typer.echo(f"in {store}: {record['name']} ({len(record['cells'])} cells, {record['created']})")
 
 
@@ -78,13 +76,17 @@ def run(
     storage: Annotated[str | None, typer.Option("--storage", help="Optuna storage; default: a journal.")] = None,
     tracking: Tracking = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
+    on: Annotated[
+        str | None, typer.Option("--on", help="With --dry-run: its time where 'vqseg bench step --save NAME' measured.")
+    ] = None,
 ) -> None:
     """Run a study; started again, it does what is left. Validation only: 'study evaluate' scores a test part."""
-    from vqseg.cli import studies
+    from vqseg.cli import forecast, studies
     from vqseg.config import with_option
     from vqseg.study.cells import Request
     from vqseg.study.runner import Settings
 
+    forecast.require_dry(on, dry_run)
     studies.known(study, preset, allow_code)
     root = data_or_phantom(data, store)
     request = Request(
@@ -93,7 +95,10 @@ def run(
     )  # fmt: skip
     mirror = not os.environ.get("VQSEG_NO_MIRROR")
     settings = Settings(workers, device, keep, storage, tracking, studies.retrying(retry), mirror)
-    studies.run(request, settings, dry_run=dry_run)
+    if dry_run:
+        forecast.show(request, settings, on)
+    else:
+        studies.run(request, settings)
 
 
 @app.command()
@@ -134,6 +139,7 @@ def evaluate(
     allow_code: AllowCode = False,
     again: Annotated[bool, typer.Option("--again", help="Also what was scored before (counted).")] = False,
     device: Device = "auto",
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Cells at a time, each in a process.")] = 1,
     store: Store = DEFAULT_STORE,
     tracking: Tracking = None,
 ) -> None:
@@ -142,7 +148,8 @@ def evaluate(
 
     part, split = part_and_split(part, split)
     protocols = protocol_names(protocol)
-    studies.evaluate(store, name, part, protocols, again, device, tracking, split=split, allow_code=allow_code)
+    options = {"split": split, "allow_code": allow_code, "workers": workers}
+    studies.evaluate(store, name, part, protocols, again, device, tracking, **options)  # type: ignore[arg-type]
 
 
 def demo(

@@ -1,10 +1,8 @@
 """``vqseg ui``: the MLflow UI on a store's records, on this machine only."""
 
-import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -75,6 +73,8 @@ def _free_port(wanted: int | None) -> int:
     Raises:
         InputError: the port asked for is taken.
     """
+    import socket
+
     from vqseg.errors import InputError
 
     for port in (wanted,) if wanted else (5000, 0):
@@ -142,6 +142,8 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, log: Path) -> N
     Raises:
         InputError: it ended, or is not up in two minutes.
     """
+    import http.client
+
     from vqseg.errors import InputError
 
     deadline = time.monotonic() + START_SECONDS
@@ -160,6 +162,8 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, log: Path) -> N
 
 def _page(port: int) -> str:
     """Return the path of the page that lists the runs, the front page if the server does not tell."""
+    import http.client
+
     from vqseg.records.mirror import EXPERIMENT
 
     try:

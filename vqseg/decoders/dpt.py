@@ -5,7 +5,8 @@ Source: dense prediction transformers as UniMatch V2 and VQ-Seg's release have t
 ``widths`` 48, 96, 192, 384): 1 x 1 projections, transposed and strided convolutions, residual units of two
 pre-activated 3 x 3 convolutions, bilinear upsampling with aligned corners, no normalization.
 Differs: the release's head has no normalization, so ``norm`` is not used; the residual unit that its coarsest fusion
-holds and never runs is left out.
+holds and never runs is left out; a fusion's 1 x 1 convolution runs before its upsampling, on a quarter of the pixels
+(both are linear, one in channels and one in space, and bilinear weights sum to 1: the same up to rounding).
 Without skips (the image decoder of the dual branch) the coarsest map stands in all four places, each with a projection
 of its own, so that the decoder sees codes alone and keeps its shape.
 """
@@ -47,7 +48,7 @@ class DPTDecoder(nn.Module):
         self.gather = nn.ModuleList(nn.Conv2d(width, features, 3, padding=1, bias=False) for width in widths)
         self.fuse = nn.ModuleList(Fusion(features, two=index < len(SCALES) - 1) for index in range(len(SCALES)))
         self.head = nn.Sequential(
-            nn.Conv2d(features, features, 3, padding=1), nn.ReLU(), nn.Conv2d(features, out_channels, 1)
+            nn.Conv2d(features, features, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(features, out_channels, 1)
         )
 
     def forward(self, coarsest: Tensor, finer: list[Tensor]) -> Tensor:
@@ -74,9 +75,8 @@ class Fusion(nn.Module):
 
     def forward(self, level: Tensor, below: Tensor | None, size: Sequence[int]) -> Tensor:
         """Return a map of ``size``; the coarsest level has nothing below it."""
-        x = level if self.enter is None else below + self.enter(level)
-        out: Tensor = self.mix(_to(self.refine(x), size))
-        return out
+        x = level if self.enter is None else self.enter(level).add_(below)
+        return _to(self.mix(self.refine(x)), size)
 
 
 class Residual(nn.Module):
@@ -88,7 +88,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape."""
-        out: Tensor = x + self.second(F.relu(self.first(F.relu(x))))
+        # In place where autograd keeps no copy: what a convolution returns is nobody else's.
+        out: Tensor = self.second(F.relu_(self.first(F.relu(x)))).add_(x)
         return out
 
 
