@@ -1,12 +1,17 @@
+import io
 import json
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import fabricated
+import numpy as np
+import pandas as pd
 import pytest
 
 from vqseg.errors import InputError
 from vqseg.files import write_json
-from vqseg.records import index
+from vqseg.records import bulk, index
 from vqseg.records.run import RunFolder
 
 SMALL = {"none": 84.0, "qpm eps=0.7": 86.0}
@@ -88,8 +93,128 @@ def test_the_cache_is_used_and_never_wrong(tmp_path):
 def test_the_cache_saves_reading(tmp_path, monkeypatch):
     study = make(tmp_path)
     once = index.frame(tmp_path, identities(study))
-    monkeypatch.setattr(index, "_summary", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(RunFolder, "status", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(bulk, "_whole_lines", lambda *_: pytest.fail("read again"))
     assert index.frame(tmp_path, identities(study)).equals(once)
+
+
+def test_the_cache_forgets_runs_that_are_gone_and_knows_its_version(tmp_path, monkeypatch):
+    study = make(tmp_path)
+    first, *others = identities(study)
+    once = index.frame(tmp_path, identities(study))
+    shutil.rmtree(tmp_path / "runs" / first)
+    assert index.frame(tmp_path, identities(study))["state"].tolist() == ["missing", *["finished"] * len(others)]
+    RunFolder(tmp_path, others[0]).update(seed=7)
+    index.frame(tmp_path, others)
+    assert set(index._read_cache(tmp_path)) == set(others)
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "VERSION", "1")
+        index.frame(tmp_path, others)
+    read = []
+    status = RunFolder.status
+    monkeypatch.setattr(RunFolder, "status", lambda self: read.append(self.identity) or status(self))
+    assert index.frame(tmp_path, others)["last:val/dice_teacher"].tolist() == once["last:val/dice_teacher"].tolist()[1:]
+    assert read == others
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "columns", "folder"])
+def test_a_damaged_cache_is_made_anew(tmp_path, damage):
+    study = make(tmp_path)
+    once = index.frame(tmp_path, identities(study))
+    path = tmp_path / index.CACHE
+    whole = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "flipped":
+        place = whole.index(b"finished") + 3
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    elif damage == "columns":
+        pd.DataFrame({"identity": identities(study)}).to_parquet(path)
+    else:
+        path.unlink()
+        path.mkdir()
+    assert index.frame(tmp_path, identities(study)).equals(once)
+
+
+def test_many_may_read_and_write_the_cache_at_once(tmp_path):
+    study = make(tmp_path, seeds=4)
+    known = identities(study)
+
+    def look(number):
+        with (tmp_path / "runs" / known[number] / "metrics.csv").open("a") as file:
+            file.write(f"3000,own,{number}.0\n")
+        return [index.frame(tmp_path, known)["last:own"].iloc[number] for _ in range(5)]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(look, range(4))) == [[float(number)] * 5 for number in range(4)]
+    assert index.frame(tmp_path, known)["last:own"].tolist()[:4] == [0.0, 1.0, 2.0, 3.0]
+
+
+def plain(path):
+    """One run's metrics as the index sums them up, read alone."""
+    text = path.read_text()
+    table = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1] or "step,name,value\n"))
+    found = {}
+    for name, values in table.groupby("name"):
+        late = values[values["step"] >= index.LATE * values["step"].max()]
+        found |= {f"last:{name}": values["value"].iloc[-1], f"late:{name}": late["value"].mean()}
+    return found
+
+
+def test_reading_many_metrics_at_once_is_reading_each(tmp_path, monkeypatch):
+    study = make(tmp_path, seeds=3)
+    draw, known = np.random.default_rng(), identities(study)
+    for number, identity in enumerate(known):
+        lines = [f"{step},{name},{draw.normal()!r}" for step in range(1, 40) for name in ("a", "b", f"c{number}")]
+        lines += ["40,a,nan", "41,b,inf"] if number == 1 else []
+        (tmp_path / "runs" / identity / "metrics.csv").write_text("\n".join(["step,name,value", *lines, "50,a,1"]))
+    (tmp_path / "runs" / known[2] / "metrics.csv").unlink()
+    (tmp_path / "runs" / known[3] / "metrics.csv").write_text("")
+    for batch in (1, 10_000, 1 << 26):
+        monkeypatch.setattr(bulk, "BATCH", batch)
+        (tmp_path / index.CACHE).unlink(missing_ok=True)
+        for _, row in index.frame(tmp_path, known).iterrows():
+            path = tmp_path / "runs" / row["identity"] / "metrics.csv"
+            own = plain(path) if path.exists() else {}
+            told = {key: value for key, value in row.items() if key.startswith(("last:", "late:"))}
+            assert {key for key, value in told.items() if value == value} <= set(own)
+            for key, value in own.items():
+                # The mean of the last quarter may be summed in another order.
+                assert told[key] == pytest.approx(value, rel=0 if key.startswith("last") else 1e-13, nan_ok=True)
+
+
+def test_odd_metrics_are_read_alone_and_a_damaged_file_is_named(tmp_path):
+    study = make(tmp_path)
+    known = identities(study)[:3]
+    paths = [tmp_path / "runs" / identity / "metrics.csv" for identity in known]
+    paths[0].write_text('step,name,value\n1,"a, b",2.0\n')
+    paths[1].write_text("step,name,value\r\n1,a,3.0\r\n\r\n2,a,4.0\r\n")
+    told = index.curves(tmp_path, known)
+    assert told[["step", "name", "value"]].to_numpy().tolist()[:3] == [[1, "a, b", 2.0], [1, "a", 3.0], [2, "a", 4.0]]
+    assert told["identity"].tolist()[:3] == [known[0], known[1], known[1]]
+    paths[1].write_text("step,name,value\n1,a,3.0\nx,a,oops\n")
+    with pytest.raises(InputError, match=rf"{known[1]}/metrics\.csv: not readable"):
+        index.curves(tmp_path, known)
+
+
+def test_tables_of_unlike_files_are_those_of_pandas(tmp_path):
+    study = make(tmp_path)
+    known = identities(study)
+    paths = [tmp_path / "runs" / identity / "rows.parquet" for identity in known]
+    whole = [pd.read_parquet(path) for path in paths]
+
+    def expected():
+        tables = [pd.read_parquet(path).assign(identity=run) for path, run in zip(paths, known)]
+        return pd.concat(tables, ignore_index=True)
+
+    pd.testing.assert_frame_equal(index.rows(tmp_path, known), expected())
+    whole[1].drop(columns="hd95_mm").to_parquet(paths[1], index=False)  # as older runs are
+    pd.testing.assert_frame_equal(index.rows(tmp_path, known), expected())
+    whole[1].drop(columns="empty_prediction").to_parquet(paths[1], index=False)
+    whole[2].astype({"class_index": "float64"}).to_parquet(paths[2], index=False)
+    pd.testing.assert_frame_equal(index.rows(tmp_path, known), expected())
+    few = index.rows(tmp_path, known, ("dice", "part", "unknown"))
+    assert list(few) == ["part", "dice", "identity"] and few["dice"].equals(expected()["dice"])
 
 
 def test_rows_usage_and_curves_carry_their_identity(tmp_path):

@@ -468,7 +468,7 @@ def test_the_report_opens_with_the_banner_and_says_phantom_and_what_is_missing(r
     folder = store / "reports" / made["name"]
     assert result.paths[0] == folder / "index.html"
     assert all(path.is_file() for path in result.paths)
-    assert result.words.startswith("!! This study cannot answer")
+    assert result.words.startswith(f"{made['name']}: perturbation rates\n\n!! This study cannot answer")
     assert "failed: loss is not finite" in result.words
     for name in ("index.html", "report.md", "report.tex"):
         words = (folder / name).read_text()
@@ -616,3 +616,30 @@ def test_runs_of_two_precisions_do_not_share_a_table(tmp_path):
     alter(tmp_path, first(made, "none"), provenance={"precision": "bf16"})
     with pytest.raises(InputError, match="precision"):
         chosen(tmp_path, made)
+
+
+def test_figures_of_training_do_not_say_that_they_show_the_test_part(tmp_path):
+    selection = chosen(tmp_path, study(tmp_path, {"none": 80.0, "qpm eps=0.7": 85.0}))
+    captions = {
+        picture.name.partition("-")[0]: picture.caption
+        for section in ablation.build(selection).sections
+        for picture in section.pictures
+    }
+    assert all("part devtest: 4 patients" in captions[name] for name in ("effects",))
+    for name in ("curves", "reach"):
+        assert "part val: 4 patients" in captions[name] and "devtest" not in captions[name]
+        assert "protocol" not in captions[name]
+    assert "On devtest" in captions["codebook"] and "part " not in captions["codebook"]
+
+
+def test_a_table_that_is_wider_than_the_terminal_goes_on_below():
+    rows = [
+        table.Row(f"arm {n}", [table.Cell("1.00 ± 0.10", "bold"), table.Cell("2"), table.Cell("3")]) for n in (1, 2)
+    ]
+    wide = table.Table("t", "T", ["arm", "Dice (%)", "HD95 (voxel)", "p"], rows, "", pd.DataFrame())
+    whole = table.text(wide)
+    assert max(map(len, whole.splitlines())) > 30 and table.text(wide, 200) == whole
+    folded = table.text(wide, 30)
+    assert max(map(len, folded.splitlines())) <= 30 and folded.count("arm 1") == 2
+    assert set(folded.replace("-", "").split()) == set(whole.replace("-", "").split()) and folded.startswith("T\n")
+    assert table.text(wide, 5).count("arm 1") == 3

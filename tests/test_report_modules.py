@@ -291,7 +291,7 @@ def test_the_interaction_plot_shows_the_means_of_the_cells(tmp_path):
     assert means.to_dict() == pytest.approx(
         {(False, False): 70, (True, False): 70, (False, True): 70, (True, True): 74}
     )
-    figure = effects.draw_interactions(selection.headline, grid, [pair], selection)
+    figure = effects.draw_interactions(selection.headline, grid, [pair], "dice", "scan")
     lines = [line for line in figure.axes[0].lines if line.get_label().startswith("with")]
     assert [line.get_ydata().tolist() for line in lines] == [pytest.approx([70, 70]), pytest.approx([70, 74])]
     assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 2

@@ -1,5 +1,7 @@
 """`vqseg report NAME`: tables and figures of a study."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +45,7 @@ def report(
     """Render a study's report, print its table and say where the files lie."""
     from vqseg.manifest import PARTS
     from vqseg.report.make import listing, make
-    from vqseg.report.selection import Options
+    from vqseg.report.options import Options
 
     if name == "list":
         typer.echo(listing(store))
@@ -52,7 +54,8 @@ def report(
         split, part = None, part or split
     keys = tuple(word.strip() for word in columns.split(",") if word.strip()) if columns is not None else None
     options = Options(part, protocol, metric, keys or None, decimals, allow_mixed, rivals)
-    made = make(name, store=store, data=data, split=split, out=out, options=options)
-    typer.echo(made.words + "\n\nwrote")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    made = make(name, store=store, data=data, split=split, out=out, options=options, width=width)
+    typer.echo(f"{made.words}\n\n{'wrote' if made.anew else 'nothing changed since these were written'}")
     for path in made.paths:
         typer.echo(f"  {path}")

@@ -13,17 +13,24 @@ A run that claims to be running is asked anew every time, because only its lock 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqseg.errors import InputError, nearest
 from vqseg.files import read_json, replacing
+from vqseg.records import bulk
 from vqseg.records.run import STATUS, RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CACHE = Path("index") / "runs.parquet"
+COLUMNS = ["identity", "stamp", "record"]
+VERSION = "2"
+"""Of what a record holds: entries of another version are read again."""
+
 FOREIGN = "foreign"
 """The ``kind`` in the status of a run that was scored from predictions alone."""
 
@@ -93,20 +100,21 @@ def frame(store: Path, identities: list[str]) -> pd.DataFrame:
     import pandas as pd
 
     cached = _read_cache(store)
-    records, fresh = [], dict(cached)
-    for identity in dict.fromkeys(identities):
-        stamp = _stamp(store, identity)
-        if stamp is None:
-            records.append({"identity": identity, "state": "missing", "error": "never started"})
-            continue
-        kept = cached.get(identity)
-        record = json.loads(kept[1]) if kept is not None and kept[0] == stamp else _summary(store, identity)
-        fresh[identity] = (stamp, json.dumps(record))
+    # The stamps are taken before the files are read, so that what changes in between is read again the next time.
+    stamps = {identity: _stamp(store, identity) for identity in dict.fromkeys(identities)}
+    there = {identity: stamp for identity, stamp in stamps.items() if stamp is not None}
+    stale = [identity for identity, stamp in there.items() if cached.get(identity, ("",))[0] != stamp]
+    known = {identity: cached[identity][1] for identity in there if identity in cached}
+    known |= {identity: json.dumps(record) for identity, record in _summaries(store, stale).items()}
+    if stale:
+        _write_cache(store, {**cached, **{identity: (stamp, known[identity]) for identity, stamp in there.items()}})
+    missing = {"state": "missing", "error": "never started"}
+    records = [
+        json.loads(known[identity]) if identity in known else {"identity": identity, **missing} for identity in stamps
+    ]
+    for record in records:
         if record["state"] == "running":
-            record["state"] = RunFolder(store, identity).state()
-        records.append(record)
-    if fresh != cached:
-        _write_cache(store, fresh)
+            record["state"] = RunFolder(store, record["identity"]).state()
     return pd.DataFrame(records, columns=None if records else ["identity", "state", "error"])
 
 
@@ -130,26 +138,24 @@ def foreign(store: Path, data: str) -> list[str]:
     return found
 
 
-def rows(store: Path, identities: list[str]) -> pd.DataFrame:
-    """Return the scored rows of the runs with a column ``identity`` (schema: `vqseg.evaluate`); empty if none."""
-    return _tables(store, identities, "rows.parquet")
+def rows(store: Path, identities: list[str], columns: Collection[str] | None = None) -> pd.DataFrame:
+    """Return the scored rows of the runs with a column ``identity`` (schema: `vqseg.evaluate`); empty if none.
+
+    All columns, or those of ``columns`` that there are.
+    """
+    return bulk.tables(_paths(store, identities, "rows.parquet", only_there=True), columns)
 
 
-def usage(store: Path, identities: list[str]) -> pd.DataFrame:
-    """Return the codebook usage histograms of the runs with a column ``identity``; empty if none."""
-    return _tables(store, identities, "codebook.parquet")
+def usage(store: Path, identities: list[str], columns: Collection[str] | None = None) -> pd.DataFrame:
+    """Return the codebook usage histograms of the runs with a column ``identity``; empty if none; columns as `rows`."""
+    return bulk.tables(_paths(store, identities, "codebook.parquet", only_there=True), columns)
 
 
 def curves(store: Path, identities: list[str], names: list[str] | None = None) -> pd.DataFrame:
     """Return logged metrics as ``identity``, ``step``, ``name``, ``value``; all names, or those given."""
     import pandas as pd
 
-    parts = []
-    for identity in dict.fromkeys(identities):
-        table = _metrics(store / "runs" / identity / "metrics.csv")
-        if names is not None:
-            table = table[table["name"].isin(names)]
-        parts.append(table.assign(identity=identity))
+    parts = list(bulk.metrics(_paths(store, identities, "metrics.csv"), names))
     empty = pd.DataFrame(columns=["step", "name", "value", "identity"])
     return pd.concat(parts, ignore_index=True) if parts else empty
 
@@ -170,35 +176,49 @@ def _nothing(store: Path, name: str | None, known: list[dict[str, Any]], data: s
     return f"unknown study {name!r}{limits} in {store}{nearest(name, names)}; known: {listed}"
 
 
+def _paths(store: Path, identities: list[str], name: str, *, only_there: bool = False) -> dict[str, Path]:
+    paths = {identity: store / "runs" / identity / name for identity in dict.fromkeys(identities)}
+    return {identity: path for identity, path in paths.items() if not only_there or path.is_file()}
+
+
 def _stamp(store: Path, identity: str) -> str | None:
-    folder = store / "runs" / identity
-    if not (folder / STATUS).is_file():
-        return None
-    parts = []
+    """Return what changes whenever status or metrics of a run do, None where there is no run."""
+    parts = [VERSION]
     for name in (STATUS, "metrics.csv"):
         try:
-            status = (folder / name).stat()
+            status = os.stat(store / "runs" / identity / name)
         except FileNotFoundError:
+            if name == STATUS:
+                return None
             parts.append("-")
         else:
             parts.append(f"{status.st_ino}.{status.st_mtime_ns}.{status.st_size}")
     return " ".join(parts)
 
 
-def _summary(store: Path, identity: str) -> dict[str, Any]:
-    folder = RunFolder(store, identity)
-    try:
-        status = folder.status()
-    except InputError as error:
-        return {"identity": identity, "state": "damaged", "error": str(error)}
-    record = {**_flat(status), "identity": identity}
-    record.setdefault("error", None)
-    table = _metrics(folder.path / "metrics.csv")
-    for name, values in table.groupby("name"):
-        record[f"last:{name}"] = float(values["value"].iloc[-1])
-        late = values[values["step"] >= LATE * values["step"].max()]
-        record[f"late:{name}"] = float(late["value"].mean())
-    return record
+def _summaries(store: Path, identities: list[str]) -> dict[str, dict[str, Any]]:
+    """Return identity -> what the status and the metrics of a run say."""
+    found: dict[str, dict[str, Any]] = {}
+    for identity in identities:
+        try:
+            found[identity] = {**_flat(RunFolder(store, identity).status()), "identity": identity}
+            found[identity].setdefault("error", None)
+        except InputError as error:
+            found[identity] = {"identity": identity, "state": "damaged", "error": str(error)}
+    readable = [identity for identity in identities if found[identity]["state"] != "damaged"]
+    for table in bulk.metrics(_paths(store, readable, "metrics.csv")):
+        for identity, name, last, late in _lasts(table):
+            found[identity] |= {f"last:{name}": last, f"late:{name}": late}
+    return found
+
+
+def _lasts(table: pd.DataFrame) -> list[tuple[str, str, float, float]]:
+    """Return (identity, name, last value, mean over the last quarter of the steps) of every metric of every run."""
+    groups = table.groupby(["identity", "name"], sort=True)
+    late = table[table["step"] >= LATE * groups["step"].transform("max")]
+    means = late.groupby(["identity", "name"], sort=True)["value"].mean()
+    lines = table.drop_duplicates(["identity", "name"], keep="last").set_index(["identity", "name"])["value"]
+    return [(*key, last, mean) for key, last, mean in zip(means.index, lines[means.index].tolist(), means.tolist())]
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -211,53 +231,26 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _metrics(path: Path) -> pd.DataFrame:
-    """Read one ``metrics.csv``; a last line that is still being written is left out."""
-    import io
-
-    import pandas as pd
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        text = ""
-    whole = text[: text.rfind("\n") + 1] or "step,name,value\n"
-    table = pd.read_csv(io.StringIO(whole), dtype={"step": "int64", "name": "str", "value": "float64"})
-    return table.dropna(subset=["name"])
-
-
-def _tables(store: Path, identities: list[str], name: str) -> pd.DataFrame:
-    import pandas as pd
-
-    parts = []
-    for identity in dict.fromkeys(identities):
-        path = store / "runs" / identity / name
-        if not path.is_file():
-            continue
-        try:
-            parts.append(pd.read_parquet(path).assign(identity=identity))
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: not readable: {reason}; score the run again with 'vqseg evaluate'") from None
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"identity": []})
-
-
 def _read_cache(store: Path) -> dict[str, tuple[str, str]]:
-    import pandas as pd
+    """Return identity -> (stamp, record as JSON); nothing where the cache cannot be used."""
+    import pyarrow.parquet as pq
 
     try:
-        table = pd.read_parquet(store / CACHE, columns=["identity", "stamp", "record"])
-    except (OSError, ValueError):
+        table = pq.read_table(store / CACHE, columns=COLUMNS, use_threads=False, page_checksum_verification=True)
+        return {identity: (stamp, record) for identity, stamp, record in zip(*table.to_pydict().values(), strict=True)}
+    except (OSError, ValueError, KeyError):
         return {}
-    return {row[0]: (row[1], row[2]) for row in table.itertuples(index=False, name=None)}
 
 
 def _write_cache(store: Path, entries: dict[str, tuple[str, str]]) -> None:
-    import pandas as pd
+    """Write the cache, without runs that are gone; another process's newer entries that are lost are read again."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    table = pd.DataFrame([(key, *entry) for key, entry in entries.items()], columns=["identity", "stamp", "record"])
+    lines = [(key, *entry) for key, entry in entries.items() if (store / "runs" / key / STATUS).is_file()]
+    columns = {name: [line[place] for line in lines] for place, name in enumerate(COLUMNS)}
     try:
         with replacing(store / CACHE) as temporary:
-            table.to_parquet(temporary, index=False)
+            pq.write_table(pa.table(columns), temporary, write_page_checksum=True)
     except OSError:  # a store that one may only read still reports
         return

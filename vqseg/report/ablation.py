@@ -110,9 +110,9 @@ def reach_section(selection: Selection) -> Section:
     mean = reach.reach(table)
     caption = (
         f"Dice lost and pixels that change class on validation when the codes are perturbed, at the last validation. "
-        f"Reach (uniform replacement at rate 1): {mean:.3f} Dice. Dots: seeds. {conditions(selection)}"
+        f"Reach (uniform replacement at rate 1): {mean:.3f} Dice. Dots: seeds. {conditions(selection, 'validation')}"
     )
-    return Section("Reach", [], [], [Picture("reach", caption, reach.draw(table))])
+    return Section("Reach", [], [], [Picture("reach", caption, reach.draw, (table,))])
 
 
 def best_sentence(selection: Selection) -> list[str]:
@@ -178,7 +178,7 @@ def _beside(selection: Selection, *, with_cost: bool) -> list[Table]:
     shown = [key for key in arms.BESIDE if with_cost or key not in arms.COST]
     keys = [key for key in shown if key not in arms.COST or _logged(selection, arms.COST[key][1])]
     measure = MEASURES[measure_name(selection.options.metric)]
-    kept = set(zip(selection.scores["checkpoint"], selection.scores["network"], strict=True))
+    kept = set(selection.scores[["checkpoint", "network"]].drop_duplicates().itertuples(index=False, name=None))
     best, student = ("best", "teacher") in kept, ("last", "student") in kept
     keys = [key for key in keys if (best or key not in ("best", "gap")) and (student or key != "student")]
     if keys == ["last"]:
@@ -250,36 +250,36 @@ def _forest(selection: Selection) -> list[Picture]:
         f"Effect of every arm against {selection.reference}, 95 % interval, not corrected; filled where Holm's p is "
         f"below .05 with at least 3 seeds. Dots: single seeds. {grey}{conditions(selection)}"
     )
-    return [Picture("effects", caption, forest.draw(table, selection.reference, metric))]
+    return [Picture("effects", caption, forest.draw, (table, selection.reference, metric))]
 
 
 def _curves(selection: Selection) -> Section:
     table = curves.compute(selection.curves([curves.NAME]))
     if table.empty:
         return Section("Training", ["No validation curve was logged."])
-    caption = f"Validation Dice of the teacher during training; band: range over seeds. {conditions(selection)}"
-    return Section("Training", [], [], [Picture("curves", caption, curves.draw(table))])
+    words = "Validation Dice of the teacher during training; band: range over seeds."
+    caption = f"{words} {conditions(selection, 'validation')}"
+    return Section("Training", [], [], [Picture("curves", caption, curves.draw, (table,))])
 
 
 def _codebooks(selection: Selection) -> Section:
-    logged = selection.curves(codebook.NAMES)
-    ranked = codebook.compute(selection.usage(), selection.part)
+    logged = selection.curves(codebook.NAMES)[["arm", "seed", "step", "name", "value"]]
+    ranked = codebook.compute(selection.usage, selection.part)
     health = codebook.summarize(ranked)
-    pictures = []
+    lines, bars_of, health_of = (dict(list(table.groupby("arm", sort=False))) for table in (logged, ranked, health))
+    end, pictures = conditions(selection, "training"), []
     for arm in selection.study["arms"]:
         label = arm["label"]
-        own, bars = logged[logged["arm"] == label], ranked[ranked["arm"] == label]
+        own, bars = lines.get(label, logged[:0]), bars_of.get(label, ranked[:0])
         if own.empty and bars.empty:
             continue
-        figure = codebook.draw(own, bars, str(arm.get("family", label)))
-        pictures.append(
-            Picture(f"codebook-{style.slug(label)}", _codebook_words(label, health, bars, selection), figure)
-        )
+        words = _codebook_words(label, health_of.get(label, health[:0]), bars) + end
+        inputs = (own, bars[["seed", "rank", "tokens"]], str(arm.get("family", label)))
+        pictures.append(Picture(f"codebook-{style.slug(label)}", words, codebook.draw, inputs))
     return Section("Codebook", [] if pictures else ["No codebook was logged."], [], pictures)
 
 
-def _codebook_words(label: str, health: pd.DataFrame, bars: pd.DataFrame, selection: Selection) -> str:
-    own = health[health["arm"] == label]
+def _codebook_words(label: str, own: pd.DataFrame, bars: pd.DataFrame) -> str:
     words = f"Codebook of {label}: in training over a window of tokens, and the teacher's sorted usage. "
     if len(own):
         first = own.iloc[0]
@@ -290,4 +290,4 @@ def _codebook_words(label: str, health: pd.DataFrame, bars: pd.DataFrame, select
         )
         if first["tokens"] < 10 * first["codes"]:
             words += "Fewer than 10 tokens per code: no claim about utilization. "
-    return words + conditions(selection)
+    return words

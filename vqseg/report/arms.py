@@ -141,7 +141,7 @@ def tabulate(
 
 def _seeds(selection: Selection, arm: str) -> Cell:
     """Return how many of an arm's cells are scored; a rival has no cells that it could lack."""
-    own = selection.tabled_cells[selection.tabled_cells["arm"] == arm]
+    own = selection.by_arm.get(arm, selection.cells[:0])
     if arm in selection.rivals.names:
         return Cell(f"{len(own)}", tip=_states(own.assign(seed=own["said"])))
     scored = sum(identity in selection.scored for identity in own["identity"])
@@ -243,7 +243,7 @@ def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _runs(rows: pd.DataFrame) -> dict[str, str]:
     pairs = rows[["arm", "identity"]].drop_duplicates()
-    return {str(arm): " ".join(group["identity"]) for arm, group in pairs.groupby("arm")}
+    return {str(arm): " ".join(runs) for arm, runs in pairs.groupby("arm")["identity"]}
 
 
 def _classes(scores: pd.DataFrame) -> list[str]:

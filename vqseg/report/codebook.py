@@ -13,6 +13,11 @@ from vqseg.report import style
 
 NAMES = ["codebook/utilization", "codebook/ceiling", "codebook/perplexity", "codebook/dead"]
 FEW_CODES = 10
+HEIGHT_IN = 2.1
+MARGINS = {
+    "left": 0.46 / style.PAGE_IN, "right": 1 - 0.1 / style.PAGE_IN, "bottom": 0.38 / HEIGHT_IN,
+    "top": 1 - 0.22 / HEIGHT_IN, "wspace": 0.42,
+}  # fmt: skip
 SEEDS = ("-", "--", ":", "-.")
 
 
@@ -42,13 +47,13 @@ def compute(usage: pd.DataFrame, part: str) -> pd.DataFrame:
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """Return per run of `compute`'s table: ``tokens`` T, ``codes`` V, ``utilization``, ``ceiling``, ``perplexity``."""
     records = []
-    for (arm, seed, identity), own in table.groupby(["arm", "seed", "identity"], sort=False):
-        share = own["share"][own["share"] > 0]
-        total = float(own["tokens"].sum())
+    for (arm, seed, identity), own in table.groupby(["arm", "seed", "identity"], sort=False)[["tokens", "share"]]:
+        tokens, share = own["tokens"].to_numpy(), own["share"].to_numpy()
+        share, total = share[share > 0], float(tokens.sum())
         records.append(
             {
                 "arm": arm, "seed": seed, "identity": identity, "tokens": total, "codes": len(own),
-                "utilization": float((own["tokens"] > 0).mean()), "ceiling": ceiling(total, len(own)),
+                "utilization": float((tokens > 0).mean()), "ceiling": ceiling(total, len(own)),
                 "perplexity": float(np.exp(-(share * np.log(share)).sum())),
             }
         )  # fmt: skip
@@ -60,7 +65,8 @@ def draw(curves: pd.DataFrame, histogram: pd.DataFrame, family: str = "qpm") -> 
     """Draw one arm: its ``curves`` (``seed``, ``step``, ``name``, ``value``) and its rows of `compute`."""
     color = style.look(family, [family]).color
     with style.house():
-        figure = style.sheet(style.PAGE_IN, 2.1)
+        # A study has as many of these as arms, and laying one out takes as long as drawing it.
+        figure = style.sheet(style.PAGE_IN, HEIGHT_IN, margins=MARGINS)
         panels = figure.subplots(1, 3)
         for name, axes in zip(("codebook/utilization", "codebook/perplexity"), panels):
             _lines(axes, curves[curves["name"] == name], color, 100.0 if name.endswith("utilization") else 1.0)

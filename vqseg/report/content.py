@@ -1,6 +1,8 @@
 """What a report is made of, before it becomes files: sections of words, tables and pictures; captions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,11 +14,21 @@ from vqseg.report.table import Table
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, the name of its files, and its caption."""
+    """A figure that is drawn when it is asked for: the name of its files, its caption, and what it is drawn from.
+
+    ``draw`` is a function of a module, and its ``inputs`` are all that it looks at: as long as they and the code do
+    not change, neither does the figure (`vqseg.report.drawn`).
+    """
 
     name: str
     caption: str
-    figure: Figure
+    draw: Callable[..., Figure]
+    inputs: tuple[Any, ...]
+
+    @property
+    def figure(self) -> Figure:
+        """The figure, drawn now."""
+        return self.draw(*self.inputs)
 
 
 @dataclass(frozen=True)
@@ -40,16 +52,20 @@ class Report:
     sections: list[Section]
 
 
-def conditions(selection: Selection) -> str:
-    """Say under which conditions every number of the report was made: the common end of all captions."""
+def conditions(selection: Selection, of: Literal["scores", "validation", "training"] = "scores") -> str:
+    """Say under which conditions numbers were made: the common end of all captions.
+
+    Numbers ``of`` validation are of its patients, those of training of none; both are made under no protocol.
+    """
     scores, used = selection.headline, selection.used
     study = selection.study
+    part = f"part {selection.part}: {scores['patient'].nunique()} patients, {scores['case'].nunique()} cases"
     parts = [
         f"data {study['data']['name']}{' (phantom: synthetic images)' if selection.phantom else ''}",
         f"split {study['split']['name']}{_labelled(used)}",
-        f"part {selection.part}: {scores['patient'].nunique()} patients, {scores['case'].nunique()} cases",
+        *([part] if of == "scores" else [f"part val{_validated(used)}"] if of == "validation" else []),
         f"seeds {_listed(used['seed'])}",
-        f"protocol {selection.protocol}{_pooled(selection.protocol)}",
+        *([f"protocol {selection.protocol}{_pooled(selection.protocol)}"] if of == "scores" else []),
         f"{_listed(used.get('steps', pd.Series(dtype=float)), ',')} steps",
         f"preset {study.get('preset', '?')}",
         "fully supervised" if study.get("supervised") else "semi-supervised",
@@ -114,6 +130,12 @@ def _labelled(used: pd.DataFrame) -> str:
     labels = "all" in set(used["labels"]) if "labels" in used else False
     shown = f", {int(counts[0])} labelled patients" if len(counts) == 1 else ""
     return shown + (", all labels used" if labels else "")
+
+
+def _validated(used: pd.DataFrame) -> str:
+    column = "split.parts.val.patients"
+    counts = list(used[column].dropna().unique()) if column in used else []
+    return f": {int(counts[0])} patients" if len(counts) == 1 else ""
 
 
 def _listed(values: pd.Series, thousands: str = "") -> str:

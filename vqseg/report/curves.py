@@ -3,7 +3,6 @@
 import math
 
 import pandas as pd
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -67,9 +66,10 @@ def _panel(axes: Axes, table: pd.DataFrame, family: str, families: list[str]) ->
 
 
 def _line(axes: Axes, own: pd.DataFrame, color: object, dashes: object, label: str, width: float) -> None:
-    band = ("pi", 100) if own["seed"].nunique() > 1 else None
-    seaborn.lineplot(
-        own, x="step", y="dice", errorbar=band, color=color, linestyle=dashes, lw=width, label=label, ax=axes,
-        legend=False, marker=style.dots(own["step"].nunique()), markeredgewidth=0, err_kws={"alpha": 0.12, "lw": 0},
+    spread = own.groupby("step")["dice"].agg(["mean", "min", "max"])
+    if own["seed"].nunique() > 1:
+        axes.fill_between(spread.index, spread["min"], spread["max"], color=color, alpha=0.12, lw=0)
+    axes.plot(
+        spread.index, spread["mean"], color=color, ls=dashes, lw=width, label=label, marker=style.dots(len(spread)),
+        mew=0,
     )  # fmt: skip
-    axes.set(xlabel="", ylabel="")

@@ -104,15 +104,15 @@ def _judged(row: Mapping[Hashable, Any]) -> bool:
     return row["seeds"] >= statistics.LEAST_SEEDS and not math.isnan(row["p_holm"])
 
 
-def draw(table: pd.DataFrame, steps: pd.DataFrame, selection: Selection) -> Figure:
+def draw(table: pd.DataFrame, steps: pd.DataFrame, metric: str, protocol: str) -> Figure:
     """Draw the effects with their intervals; beside them, if there are any, the paper's steps and ours.
 
     Args:
         table: of `factorial.assess`.
         steps: the steps of `paper.compute` for that metric.
-        selection: for the metric and its unit.
+        metric: of both.
+        protocol: which decides on the unit.
     """
-    metric, protocol, _ = _asked(selection)
     with style.house():
         count = max(len(table), len(steps))
         figure = style.sheet(style.PAGE_IN if len(steps) else 0.7 * style.PAGE_IN, 0.25 * count + 1.0)
@@ -190,9 +190,8 @@ def means_by_setting(scores: pd.DataFrame, grid: Grid, effect: Effect, metric: s
     return placed.groupby(["first", "second", "seed"])["value"].mean().reset_index()
 
 
-def draw_interactions(scores: pd.DataFrame, grid: Grid, found: list[Effect], selection: Selection) -> Figure:
+def draw_interactions(scores: pd.DataFrame, grid: Grid, found: list[Effect], metric: str, protocol: str) -> Figure:
     """Draw one panel per pair of factors: the mean with one off and on, one line per state of the other."""
-    metric, protocol, _ = _asked(selection)
     pairs = [effect for effect in found if len(effect.members) == 2]
     across = min(3, len(pairs))
     down = math.ceil(len(pairs) / across)

@@ -56,10 +56,10 @@ def compute(selection: Selection) -> pd.DataFrame:
     metric = measure_name(selection.options.metric)
     best = best_on_validation(selection, metric)
     rows = selection.headline
-    if "qpm" not in best or best["qpm"] not in set(rows["arm"]):
+    if "qpm" not in best or best["qpm"] not in set(rows["arm"].unique()):
         return pd.DataFrame(columns=["arm"])
     valued = rows.assign(value=rows[metric].astype(float) * MEASURES[metric].scale)
-    others = [arm for family, arm in best.items() if family != "qpm" and arm in set(rows["arm"])]
+    others = [arm for family, arm in best.items() if family != "qpm" and arm in set(rows["arm"].unique())]
     table = statistics.compare(valued, best["qpm"], arms=[arm for arm in selection.arms if arm in others])
     flipped = {"estimate": -table["estimate"], "low": -table["high"], "high": -table["low"]}
     return table.assign(qpm=best["qpm"], **flipped)
@@ -104,15 +104,17 @@ def _sweep(selection: Selection) -> Section:
         "a little; horizontal: no perturbation. A rate of .7 means "
         f"different things to different arms, so the right panels are the fairer comparison. {conditions(selection)}"
     )
-    return Section("Rate and distortion", notes, [], [Picture("sweep", caption, sweep.draw(table, selection.protocol))])
+    return Section(
+        "Rate and distortion", notes, [], [Picture("sweep", caption, sweep.draw, (table, selection.protocol))]
+    )
 
 
 def _divergence(selection: Selection) -> Section:
-    table = divergence.compute(selection.store, selection.cells, selection.usage())
+    table = divergence.compute(selection.store, selection.cells, selection.usage)
     notes = [] if len(table) else ["No finished QPM run kept its codebook (codes.npz): only the theory is drawn."]
     caption = (
         "KL divergence between codes before and after, and the share of the code's information that survives. Dropout: "
         "1/2 (p/(1-p) + log(1-p)), triangles at p = .3, .5, .7, .9. QPM: from the learned codebooks, dots at each "
         f"arm's own rate, band over runs; its KL is bounded. {divergence.NOT_A_STRENGTH} {conditions(selection)}"
     )
-    return Section("Theory", notes, [], [Picture("divergence", caption, divergence.draw(table))])
+    return Section("Theory", notes, [], [Picture("divergence", caption, divergence.draw, (table,))])

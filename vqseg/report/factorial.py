@@ -35,7 +35,7 @@ class Grid:
         """Name a cell: its arm, else the factors that are on."""
         return self.arms.get(on) or " + ".join(self.ordered(on)) or "none of them"
 
-    def ordered(self, on: frozenset[str]) -> list[str]:
+    def ordered(self, on: Collection[str]) -> list[str]:
         """Return the factors that are on, in the grid's order."""
         return [factor for factor in self.factors if factor in on]
 
@@ -75,7 +75,7 @@ def effects(grid: Grid, scored: Collection[str]) -> tuple[list[Effect], list[str
         if not members:
             continue
         inside = tuple(grid.ordered(members))
-        squares = [_square(grid, inside, setting) for setting in subsets(set(grid.factors) - members)]
+        squares = [_square(grid, inside, setting) for setting in subsets(grid.ordered(set(grid.factors) - members))]
         whole = [square for square in squares if square and set(square) <= set(scored)]
         weights: dict[str, float] = {}
         for arm, sign in chain.from_iterable(square.items() for square in whole):

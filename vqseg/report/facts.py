@@ -24,7 +24,7 @@ TRAINED_HERE = "local"
 
 def prior_of(selection: Selection, arm: str) -> str:
     """Return the name of the prior that an arm of the study is aligned with, empty if none."""
-    overrides = next((each.get("overrides") or {} for each in selection.study["arms"] if each["label"] == arm), {})
+    overrides = selection.of_arm.get(arm, {}).get("overrides") or {}
     base = (selection.study.get("base_config") or {}).get("prior")
     value = overrides.get("prior", overrides.get("prior.name", base))
     name = value.get("name") if isinstance(value, dict) else value
@@ -46,8 +46,7 @@ def label_of(selection: Selection, arm: str, *, ticks: str = "") -> str:
 
 def fact(selection: Selection, arm: str, key: str) -> str:
     """Return steps, labelled patients or pretrained weights of a row in words; `?` where unknown."""
-    cells = selection.tabled_cells
-    own = cells[cells["arm"] == arm]
+    own = selection.by_arm.get(arm, selection.cells[:0])
     if key == "steps":
         return _listed(_value(run, "steps") for run in own.to_dict("records"))
     if key == "labelled":

@@ -12,11 +12,14 @@ def compute(scores: pd.DataFrame, reference: str, metric: str, arms: list[str]) 
     """Return `statistics.compare`'s rows with ``by_seed``, the mean difference of every common seed; printed units."""
     rows = headline(scores)
     valued = rows.assign(value=rows[metric].astype(float) * MEASURES[metric].scale)
-    table = statistics.compare(valued, reference, arms=arms)
-    families, grids = dict(zip(rows["arm"], rows["family"])), statistics.grids(valued)
+    grids, families = (
+        statistics.grids(valued),
+        dict(rows[["arm", "family"]].drop_duplicates("arm").itertuples(index=False, name=None)),
+    )
+    table = statistics.compare_grids(grids, reference, arms)
     return table.assign(
         family=[families[arm] for arm in table["arm"]],
-        by_seed=[statistics.differences(grids[arm], grids[reference]).mean(axis=1).tolist() for arm in table["arm"]],
+        by_seed=[statistics.combined(grids, {arm: 1.0, reference: -1.0}).mean(axis=1).tolist() for arm in table["arm"]],
     )
 
 

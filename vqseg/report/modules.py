@@ -60,7 +60,7 @@ def effects_section(selection: Selection, grid: Grid) -> tuple[Section, list[str
     """Return the section of effects and interactions with the paper's steps, and the report's first sentences."""
     metric = measure_name(selection.options.metric)
     rows = selection.headline[selection.headline[metric].notna()]
-    scored = set(rows["arm"])
+    scored = set(rows["arm"].unique())
     found, lost = factorial.effects(grid, scored)
     table = factorial.assess(rows, found, metric)
     missing = grid.missing(scored)
@@ -86,8 +86,8 @@ def effects_section(selection: Selection, grid: Grid) -> tuple[Section, list[str
             "settings of the others; dots: seeds. Parallel lines: no interaction. "
             f"{ablation.weighed(selection)} {conditions(selection)}".lstrip()
         )
-        figure = effects.draw_interactions(rows, grid, pairs, selection)
-        pictures.append(Picture("interactions", caption, figure))
+        inputs = (rows[["arm", "seed", metric]], grid, pairs, metric, selection.protocol)
+        pictures.append(Picture("interactions", caption, effects.draw_interactions, inputs))
     sentences = [*gaps, *effects.sentences(table, selection)]
     return Section("Modules", gaps, [main, *tables], pictures), sentences
 
@@ -107,12 +107,12 @@ def _forest(selection: Selection, table: pd.DataFrame, steps: pd.DataFrame, metr
             "Right: the steps between the cells that the paper printed, ours with 95 % intervals, and the paper's "
             "single numbers (crosses), which are of other data and another protocol. "
         )
-    figure = effects.draw(table, steps, selection)
-    return Picture("module-effects", caption + conditions(selection), figure)
+    inputs = (table, steps, metric, selection.protocol)
+    return Picture("module-effects", caption + conditions(selection), effects.draw, inputs)
 
 
 def _runs(rows: pd.DataFrame, weights: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    own = {arm: list(dict.fromkeys(group)) for arm, group in rows.groupby("arm")["identity"]}
+    own = {arm: list(group.unique()) for arm, group in rows.groupby("arm")["identity"]}
     return {name: " ".join(run for arm in arms for run in own[arm]) for name, arms in weights.items()}
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,52 +10,45 @@ import jinja2
 
 from vqseg import assets
 from vqseg.errors import InputError
-from vqseg.files import write_text
-from vqseg.report import rivals, style, table
-from vqseg.report.content import Report, environment, missing_words
+from vqseg.report import drafting, rivals, table
+from vqseg.report.content import Picture, Report, environment, missing_words
+from vqseg.report.drawn import Drawn
 from vqseg.report.selection import Selection
 
 PHANTOM = "Phantom: made from synthetic images. These numbers show that the bench works and nothing about a method."
 
 
-def write(report: Report, selection: Selection, out: Path) -> list[Path]:
-    """Write everything below ``out`` and return the paths, the page first.
+def write(report: Report, selection: Selection, drawn: Drawn) -> list[Path]:
+    """Write everything into ``drawn``'s folder and return the paths, the page first; figures that stand there stay.
 
     Raises:
-        InputError: ``out`` cannot be written.
+        InputError: the folder cannot be written.
     """
+    out = drawn.folder
     try:
         out.mkdir(parents=True, exist_ok=True)
-        written = _parts(report, selection, out)
+        written = _parts(report, selection, drawn)
         banners = [*report.banners, *([PHANTOM] if selection.phantom else [])]
-        page = _page(report, selection, out, banners)
-        write_text(out / "index.html", page)
-        write_text(out / "report.md", _markdown(report, selection, banners))
-        write_text(out / "report.tex", _document(report, banners))
+        page = drawn.put("index.html", _page(report, selection, out, banners))
+        words = drawn.put("report.md", _markdown(report, selection, banners))
+        document = drawn.put("report.tex", _document(report, banners))
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror}; choose another folder with --out") from None
-    return [out / "index.html", out / "report.md", out / "report.tex", *written]
+    return [page, words, document, *written]
 
 
-def _parts(report: Report, selection: Selection, out: Path) -> list[Path]:
+def _parts(report: Report, selection: Selection, drawn: Drawn) -> list[Path]:
+    tables = [each for section in report.sections for each in section.tables]
     written: list[Path] = []
-    for section in report.sections:
-        for each in section.tables:
-            forms = {".md": table.markdown(each), ".tex": table.latex(each), ".csv": table.csv_text(each)}
-            for ending, words in forms.items():
-                write_text(out / f"{each.name}{ending}", words)
-            write_text(out / f"{each.name}-cells.csv", each.tidy.to_csv(index=False))
-            written += [out / f"{each.name}{ending}" for ending in (*forms, "-cells.csv")]
-            written += _saved(table.draw(each), selection, out, each.name)
-        for picture in section.pictures:
-            written += _saved(picture.figure, selection, out, picture.name)
-    return written
-
-
-def _saved(figure: Any, selection: Selection, out: Path, name: str) -> list[Path]:
-    if selection.phantom:
-        style.watermark(figure)
-    return style.save(figure, out, name)
+    for each in tables:
+        forms = {".md": table.markdown(each), ".tex": table.latex(each), ".csv": table.csv_text(each)}
+        forms["-cells.csv"] = each.tidy.to_csv(index=False)
+        written += [drawn.put(f"{each.name}{ending}", words) for ending, words in forms.items()]
+    # Tips are no part of a table's picture.
+    bare = [[replace(row, cells=[replace(cell, tip="") for cell in row.cells]) for row in each.rows] for each in tables]
+    pictures = [Picture(each.name, "", table.draw, (each.headers, rows)) for each, rows in zip(tables, bare)]
+    pictures += [picture for section in report.sections for picture in section.pictures]
+    return written + drafting.draw(pictures, drawn, phantom=selection.phantom)
 
 
 def _page(report: Report, selection: Selection, out: Path, banners: list[str]) -> str:

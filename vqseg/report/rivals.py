@@ -69,11 +69,11 @@ def find(
         return Rivals()
     rows = rows[(rows["class_index"] > 0) & (rows["part"] == part) & (rows["protocol"] == protocol)]
     # A method that was scored on several parts is several runs: those of other parts count only if it has none here.
-    scored = known["identity"].isin(rows["identity"])
+    scored = known["identity"].isin(rows["identity"].unique())
     known = known[scored | ~known["name"].isin(known.loc[scored, "name"])]
     ours = index.frame(store, list(scores["identity"].unique())).to_dict("records")
     marks = {marks_of(run, part, protocol) for run in ours}
-    table = _Wanted(study, part, protocol, set() if mixed else set(scores["scoring"]), marks)
+    table = _Wanted(study, part, protocol, set() if mixed else set(scores["scoring"].unique()), marks)
     kept, refused = [], []
     for run in known.to_dict("records"):
         if reason := _reason(run, rows[rows["identity"] == run["identity"]], table):
@@ -139,7 +139,7 @@ def _reason(run: Mapping[Hashable, Any], rows: pd.DataFrame, table: _Wanted) -> 
         return f"not scored on {table.part} by {table.protocol}"
     if last_of(run, table.part, table.protocol).get("unfinished"):
         return "its last scoring was cut short; 'vqseg score' finishes it"
-    if table.scoring and not set(rows["scoring"]) <= table.scoring:
+    if table.scoring and not set(rows["scoring"].unique()) <= table.scoring:
         return "other scoring code scored it than the study; score again, by either command, what is older"
     marks = marks_of(run, table.part, table.protocol)
     if marks not in table.marks:

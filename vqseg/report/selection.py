@@ -1,12 +1,9 @@
 """Which runs a report speaks about: cells of one study, one part, one protocol, and whether they may stand together.
 
-Only finished runs are tabulated. A table agrees in split, data, step budget, labels, scoring and the hash of every
-code module that two runs share, unless the study itself declares the difference; otherwise it refuses. Arms that name
-different files of the user's declare one, whatever the files are called.
+Only finished runs are tabulated, and only those that agree (`vqseg.report.agreement`); otherwise a report refuses.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,34 +14,21 @@ import pandas as pd
 from vqseg.errors import InputError, pick
 from vqseg.manifest import PARTS
 from vqseg.records import index
-from vqseg.report.measures import completed
+from vqseg.report.agreement import disagreements, odd
+from vqseg.report.measures import MEASURES, completed
+from vqseg.report.options import Options
 from vqseg.report.rivals import Rivals, find, last_of, marks_of
 
 PART_ORDER = ("test", "devtest", "val")
 PROTOCOL_ORDER = ("scan", "image", "ssl4mis", "unimatch", "vqseg-release")
-AGREE = {
-    "data.digest": "data",
-    "split.digest": "split",
-    "steps": "steps",
-    "labels": "labels",
-    "preset": "preset",
-    "scoring": "scoring code",
-    "provenance.precision": "precision",
-}
-DECLARES = {"steps": "train.steps", "labels": "data.labels", "provenance.precision": "train.precision"}
+COLUMNS = (
+    *("part", "checkpoint", "network", "protocol", "case", "patient", "class_index", "class_name"),
+    *("empty_prediction", "empty_reference", "scoring", *MEASURES),
+)
+"""Of the scored rows, what reports read."""
 
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for; None leaves the choice to the report."""
-
-    part: str | None = None
-    protocol: str | None = None
-    metric: str = "dice"
-    columns: tuple[str, ...] | None = None
-    decimals: int = 2
-    allow_mixed: bool = False
-    rivals: bool = True
+DRAWN = ["val/dice_teacher", "codebook/utilization", "codebook/ceiling", "codebook/perplexity", "codebook/dead"]
+"""Of the logged metrics, what figures draw: read at one go, because those of a run are one file."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +85,7 @@ class Selection:
     @cached_property
     def scored(self) -> set[str]:
         """Identities of the runs that have scores here."""
-        return set(self.scores["identity"])
+        return set(self.scores["identity"].unique())
 
     @cached_property
     def used(self) -> pd.DataFrame:
@@ -121,12 +105,28 @@ class Selection:
         return left[["arm", "seed", "state", "error", "identity"]].fillna("")
 
     def curves(self, names: list[str]) -> pd.DataFrame:
-        """Return logged metrics of all runs with their ``arm``, ``seed``, ``family``, ``knob``."""
-        return _joined(index.curves(self.store, list(self.cells["identity"]), names), self.cells)
+        """Return some of the `DRAWN` metrics of all runs with their ``arm``, ``seed``, ``family``, ``knob``."""
+        return self._drawn[self._drawn["name"].isin(names)]
 
+    @cached_property
+    def _drawn(self) -> pd.DataFrame:
+        return _joined(index.curves(self.store, list(self.cells["identity"]), DRAWN), self.cells)
+
+    @cached_property
     def usage(self) -> pd.DataFrame:
-        """Return the codebook histograms of all runs with their ``arm``, ``seed``, ``family``, ``knob``."""
-        return _joined(index.usage(self.store, list(self.cells["identity"])), self.cells)
+        """The codebook histograms of all runs with their ``arm``, ``seed``, ``family``, ``knob``."""
+        columns = ("part", "network", "code", "tokens")
+        return _joined(index.usage(self.store, list(self.cells["identity"]), columns), self.cells)
+
+    @cached_property
+    def by_arm(self) -> dict[str, pd.DataFrame]:
+        """The cells of every arm, rivals among them."""
+        return {str(arm): own for arm, own in self.tabled_cells.groupby("arm", sort=False)}
+
+    @cached_property
+    def of_arm(self) -> dict[str, dict[str, Any]]:
+        """What the study says of every arm."""
+        return {str(arm["label"]): arm for arm in reversed(self.study["arms"])}
 
 
 def headline(scores: pd.DataFrame) -> pd.DataFrame:
@@ -142,19 +142,20 @@ def select(store: Path, study: dict[str, Any], options: Options) -> Selection:
     """
     cells = _cells(store, study)
     finished = cells[cells["state"] == "finished"]
-    rows = index.rows(store, list(finished["identity"]))
+    rows = index.rows(store, list(finished["identity"]), COLUMNS)
     if rows.empty:
         states = ", ".join(f"{count} {state}" for state, count in cells["state"].value_counts().items())
         raise InputError(
             f"study {study['name']!r}: no finished run has scores yet ({states}); 'vqseg study run' goes on"
         )
-    rows = completed(rows[rows["class_index"] > 0])
+    foreground = rows["class_index"] > 0
+    rows = completed(rows if foreground.all() else rows[foreground])
     notes: list[str] = []
     part = _part(rows, len(finished), options.part, notes)
-    protocol = _protocol(rows[rows["part"] == part], options.protocol, part)
-    rows = _joined(rows[rows["protocol"] == protocol], cells)
+    protocol = _protocol(rows.loc[rows["part"] == part, "protocol"], options.protocol, part)
+    rows = _joined(rows[(rows["protocol"] == protocol) & ((rows["part"] == part) | (rows["part"] == "val"))], cells)
     scores = rows[rows["part"] == part]
-    used = finished[finished["identity"].isin(scores["identity"])]
+    used = finished[finished["identity"].isin(scores["identity"].unique())]
     records = used.to_dict("records")
     cut = [run["name"] for run in records if last_of(run, part, protocol).get("unfinished")]
     if cut:
@@ -163,7 +164,7 @@ def select(store: Path, study: dict[str, Any], options: Options) -> Selection:
             f" vqseg study evaluate {study['name']} --part {part} --protocol {protocol}"
         )
     marked = {run["name"]: marks_of(run, part, protocol) for run in records}
-    differences = [*disagreements(used, scores, study), *_odd("lesion marks", marked)]
+    differences = [*disagreements(used, scores, study), *odd("lesion marks", marked)]
     if differences and not options.allow_mixed:
         raise InputError(
             f"study {study['name']!r}: the runs do not belong in one table: {'; '.join(differences)}; "
@@ -175,58 +176,6 @@ def select(store: Path, study: dict[str, Any], options: Options) -> Selection:
         others = find(store, study, part=part, protocol=protocol, scores=scores, mixed=options.allow_mixed)
     notes += others.notes
     return Selection(store, study, options, cells, scores, validation, part, protocol, differences, notes, others)
-
-
-def disagreements(runs: pd.DataFrame, scores: pd.DataFrame, study: dict[str, Any]) -> list[str]:
-    """Return in words what differs between runs though the study does not declare it."""
-    declared = {key for arm in study["arms"] for key in (arm.get("overrides") or {})}
-    found = []
-    for column, what in AGREE.items():
-        if column not in runs or DECLARES.get(column) in declared:
-            continue
-        found += _odd(what, dict(zip(runs["name"], runs[column])))
-    hashes = scores.groupby("identity")["scoring"].agg(lambda values: " ".join(sorted(set(values))))
-    names = dict(zip(runs["identity"], runs["name"]))
-    found += _odd("scoring of rows", {names[identity]: value for identity, value in hashes.items()})
-    modules: dict[tuple[str, str], dict[str, Any]] = {}
-    for name, arm, code in zip(runs["name"], runs["arm"], runs.get("code", [])):
-        for module, code_hash in (code if isinstance(code, dict) else {}).items():
-            modules.setdefault((module, _file_of(module, arm, study)), {})[name] = code_hash
-    for (module, _), hashes_of in modules.items():
-        found += _odd(f"code of {module}", hashes_of)
-    return list(dict.fromkeys(found))
-
-
-def _file_of(module: str, arm: str, study: dict[str, Any]) -> str:
-    """Return which file an arm means by a user's part (``family file.py:NAME``), as far as the study says."""
-    label = module.partition(" ")[2]
-    if not label:  # a module of vqseg
-        return ""
-    own = next((row.get("overrides") or {} for row in study["arms"] if row["label"] == arm), {})
-    for settings in (own, study.get("overrides") or {}, study.get("base_config") or {}):
-        named = [text for text in _texts(settings) if text == label or text.endswith(f"/{label}")]
-        if named:
-            return named[0]
-    return ""
-
-
-def _texts(settings: Any) -> Iterator[str]:
-    if isinstance(settings, str):
-        yield settings
-    inner = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
-    for value in inner:
-        yield from _texts(value)
-
-
-def _odd(what: str, values: dict[str, Any]) -> list[str]:
-    groups: dict[str, list[str]] = {}
-    for name, value in values.items():
-        groups.setdefault(str(value), []).append(name)
-    if len(groups) < 2:
-        return []
-    ranked = sorted(groups.items(), key=lambda item: -len(item[1]))[:2]
-    (one, ones), (other, others) = ranked
-    return [f"{what} {one} ({ones[0]!r} and {len(ones) - 1} more) against {other} ({others[0]!r})"]
 
 
 def _cells(store: Path, study: dict[str, Any]) -> pd.DataFrame:
@@ -253,7 +202,12 @@ def _cells(store: Path, study: dict[str, Any]) -> pd.DataFrame:
 
 def _joined(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     known = cells[["identity", "arm", "seed", "family", "knob"]]
-    return table.merge(known, on="identity", how="inner")
+    if not known["identity"].is_unique:  # arms that are the same run
+        return table.merge(known, on="identity", how="inner")
+    places = pd.Index(known["identity"]).get_indexer(table["identity"])
+    table, places = (table, places) if (places >= 0).all() else (table[places >= 0], places[places >= 0])
+    added = known.drop(columns="identity").take(places).reset_index(drop=True)
+    return pd.concat([table.reset_index(drop=True), added], axis=1)
 
 
 def _number(value: Any) -> float:
@@ -261,7 +215,9 @@ def _number(value: Any) -> float:
 
 
 def _part(rows: pd.DataFrame, runs: int, asked: str | None, notes: list[str]) -> str:
-    counts = {str(name): int(number) for name, number in rows.groupby("part")["identity"].nunique().items()}
+    counts = {
+        str(name): int(n) for name, n in rows[["part", "identity"]].drop_duplicates().groupby("part").size().items()
+    }
     if asked is not None:
         pick(asked, PARTS, "part")
         if asked not in counts:
@@ -276,8 +232,8 @@ def _part(rows: pd.DataFrame, runs: int, asked: str | None, notes: list[str]) ->
     return whole[0] if whole else max(PART_ORDER, key=lambda part: counts.get(part, 0))
 
 
-def _protocol(rows: pd.DataFrame, asked: str | None, part: str) -> str:
-    there = set(rows["protocol"])
+def _protocol(protocols: pd.Series, asked: str | None, part: str) -> str:
+    there = set(protocols.unique())
     if asked is not None:
         pick(asked, dict.fromkeys([*PROTOCOL_ORDER, *sorted(there)]), "protocol")
         if asked not in there:

@@ -58,13 +58,20 @@ def contrast(differences: np.ndarray, *, alpha: float = ALPHA) -> Contrast:
     Returns:
         Estimate, interval at ``1 - alpha``, two-sided p, degrees of freedom and standard error, each of shape (...).
     """
-    seeds, patients = differences.shape[-2:]
+    mean, error, df = _spread(differences)
+    return _tested(mean, error, df, alpha)
+
+
+def _spread(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean, standard error and degrees of freedom of (..., S, P); the latter NaN where there is no layout."""
     mean = differences.mean((-2, -1))
-    if seeds < 2 or patients < 2:
+    if min(differences.shape[-2:]) < 2:
         unknown = np.full_like(mean, np.nan)
-        return Contrast(mean, unknown, unknown, unknown, unknown, unknown)
-    squares, freedom = mean_squares(differences)
-    error, df = standard_error(squares, freedom)
+        return mean, unknown, unknown
+    return mean, *standard_error(*mean_squares(differences))
+
+
+def _tested(mean: np.ndarray, error: np.ndarray, df: np.ndarray, alpha: float) -> Contrast:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(error > 0, np.abs(mean) / error, np.where(mean == 0, 0.0, np.inf))
     margin = stats.t.isf(alpha / 2, df) * error
@@ -95,13 +102,27 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def grids(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Average rows by patient: columns ``arm``, ``seed``, ``patient``, ``value`` -> per arm, seeds x patients."""
-    means = scores.dropna(subset=["value"]).groupby(["arm", "seed", "patient"], sort=True)["value"].mean()
-    return {str(arm): own.droplevel("arm").unstack("patient") for arm, own in means.groupby(level="arm", sort=False)}
+    known = scores[["arm", "seed", "patient", "value"]].dropna(subset=["value"])
+    wide = known.groupby(["arm", "seed", "patient"], sort=True)["value"].mean().unstack("patient")
+    arms, seeds, values = wide.index.get_level_values("arm"), wide.index.get_level_values("seed"), wide.to_numpy()
+    starts = np.flatnonzero(~arms.duplicated())
+    found = {}
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(arms)]):
+        there = ~np.isnan(values[start:end]).all(axis=0)
+        columns = wide.columns if there.all() else wide.columns[there]
+        # The order in which numbers lie is that in which they are summed, to the last bit.
+        own = np.ascontiguousarray(values[start:end, there])
+        found[str(arms[start])] = pd.DataFrame(own, index=seeds[start:end], columns=columns, copy=False)
+    return found
 
 
 def combined(by_arm: Mapping[str, pd.DataFrame], weights: Mapping[str, float]) -> np.ndarray:
     """Return the weighted sum of the arms' grids (S, P): seeds that all have, patients scored in all of them."""
     own = [by_arm[arm] for arm in weights]
+    if all(grid.index.equals(own[0].index) and grid.columns.equals(own[0].columns) for grid in own[1:]):
+        whole = reduce(np.add, [weight * grid.to_numpy() for weight, grid in zip(weights.values(), own)])
+        if not np.isnan(whole).any():
+            return np.ascontiguousarray(whole)
     seeds = reduce(pd.Index.intersection, [grid.index for grid in own])
     patients = reduce(pd.Index.intersection, [grid.columns for grid in own])
     parts = [weight * grid.loc[seeds, patients] for weight, grid in zip(weights.values(), own)]
@@ -125,19 +146,29 @@ def assess(scores: pd.DataFrame, contrasts: Mapping[str, Mapping[str, float]]) -
         One row per contrast: ``contrast``, ``estimate``, ``low``, ``high``, ``p``, ``p_holm``, ``df``, ``seeds``,
         ``patients``.
     """
-    by_arm = grids(scores)
-    records = []
-    for name, weights in contrasts.items():
-        table = combined(by_arm, weights) if set(weights) <= set(by_arm) else np.empty((0, 0))
-        if not table.size:
-            continue
-        result = contrast(table)
-        values = {key: float(getattr(result, key)) for key in ("estimate", "low", "high", "p", "df")}
-        records.append({"contrast": name, **values, "seeds": table.shape[0], "patients": table.shape[1]})
-    columns = ["contrast", "estimate", "low", "high", "p", "df", "seeds", "patients"]
-    frame = pd.DataFrame(records, columns=columns)
-    frame.insert(5, "p_holm", holm(frame["p"].to_numpy(dtype=float)))
-    return frame
+    return assess_grids(grids(scores), contrasts)
+
+
+def assess_grids(by_arm: Mapping[str, pd.DataFrame], contrasts: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """Do what `assess` does, of arms that `grids` averaged."""
+    layouts = {
+        name: table
+        for name, weights in contrasts.items()
+        if set(weights) <= set(by_arm) and (table := combined(by_arm, weights)).size
+    }
+    # One by one, because a sum over many layouts at once may differ in its last bit; the tests are one call.
+    found = np.array([_spread(table) for table in layouts.values()], dtype=float).reshape(-1, 3)
+    result = _tested(found[:, 0], found[:, 1], found[:, 2], ALPHA)
+    return pd.DataFrame(
+        {
+            "contrast": pd.Series(list(layouts), dtype="str"),
+            **{key: getattr(result, key) for key in ("estimate", "low", "high", "p")},
+            "p_holm": holm(result.p),
+            "df": result.df,
+            "seeds": [len(table) for table in layouts.values()],
+            "patients": [table.shape[1] for table in layouts.values()],
+        }
+    )
 
 
 def compare(scores: pd.DataFrame, reference: str, *, arms: list[str] | None = None) -> pd.DataFrame:
@@ -151,9 +182,14 @@ def compare(scores: pd.DataFrame, reference: str, *, arms: list[str] | None = No
     Returns:
         `assess`'s columns, with ``arm`` for ``contrast``.
     """
-    names = arms if arms is not None else list(dict.fromkeys(scores["arm"]))
-    contrasts = {arm: {arm: 1.0, reference: -1.0} for arm in names if arm != reference}
-    return assess(scores, contrasts).rename(columns={"contrast": "arm"})
+    names = arms if arms is not None else list(scores["arm"].unique())
+    return compare_grids(grids(scores), reference, names)
+
+
+def compare_grids(by_arm: Mapping[str, pd.DataFrame], reference: str, arms: list[str]) -> pd.DataFrame:
+    """Do what `compare` does, of arms that `grids` averaged."""
+    contrasts = {arm: {arm: 1.0, reference: -1.0} for arm in arms if arm != reference}
+    return assess_grids(by_arm, contrasts).rename(columns={"contrast": "arm"})
 
 
 def marks(scores: pd.DataFrame, *, higher_is_better: bool = True) -> dict[str, str]:
@@ -162,11 +198,12 @@ def marks(scores: pd.DataFrame, *, higher_is_better: bool = True) -> dict[str, s
     The best arm is bold and so is every arm that cannot be told from it (Holm over the contrasts with the best);
     the best of the others is underlined. Arms with fewer than three seeds are not ranked.
     """
-    ranked = {arm: float(own.mean(axis=1).mean()) for arm, own in grids(scores).items() if len(own) >= LEAST_SEEDS}
+    by_arm = grids(scores)
+    ranked = {arm: float(own.mean(axis=1).mean()) for arm, own in by_arm.items() if len(own) >= LEAST_SEEDS}
     order = sorted(ranked, key=lambda arm: -ranked[arm] if higher_is_better else ranked[arm])
     if len(order) < 2:
         return {}
-    table = compare(scores, order[0], arms=order)
+    table = compare_grids(by_arm, order[0], order)
     table = table[(table["seeds"] >= LEAST_SEEDS) & (table["patients"] >= 2)]
     if table.empty:
         return {}

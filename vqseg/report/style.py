@@ -5,25 +5,30 @@ Colors are Okabe and Ito's; markers and dashes differ as well, so that a grey pr
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
 from vqseg import assets
 from vqseg.files import replacing
+from vqseg.report.drawn import Stamp, stamp_of
 
 COLUMN_IN, PAGE_IN = 3.4, 7.0
 """Width of one column and of both, in inches."""
 
 GREY = "#666666"
 FEW_POINTS = 3
+MOST_PIXELS = 60_000
+"""Of a side; Agg draws no more than 2^16."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,13 @@ def house() -> Iterator[None]:
         yield
 
 
-def sheet(width_in: float, height_in: float) -> Figure:
-    """Return an empty figure on an Agg canvas."""
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+def sheet(width_in: float, height_in: float, *, margins: Mapping[str, float] | None = None) -> Figure:
+    """Return an empty figure on an Agg canvas; its margins are laid out, unless they are given (as shares of it)."""
+    # None would mean what the style says, and matplotlib's own annotation knows no "none".
+    layout: Any = "none" if margins else "constrained"
+    figure = Figure(figsize=(width_in, height_in), layout=layout)
+    if margins:
+        figure.subplots_adjust(**margins)
     FigureCanvasAgg(figure)
     return figure
 
@@ -106,18 +115,30 @@ def watermark(figure: Figure, text: str = "phantom") -> None:
     )  # fmt: skip
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write NAME.png and NAME.pdf with embedded fonts, without a date, and return their paths."""
-    paths = []
+def save(figure: Figure, folder: Path, name: str) -> dict[str, Stamp]:
+    """Write NAME.png and NAME.pdf with embedded fonts, without a date, and return their stamps.
+
+    Each is drawn once, on its canvas: `Figure.savefig` would draw it twice for the same bytes.
+    """
+    stamps: dict[str, Stamp] = {}
     with house():
-        figure.draw_without_rendering()
+        engine = figure.get_layout_engine()
+        if engine is not None:
+            engine.execute(figure)
         figure.set_layout_engine("none")  # the layout is settled, so both files share it and it is made once
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        path = folder / f"{name}.{kind}"
-        with house(), replacing(path) as temporary:
-            figure.savefig(temporary, format=kind, metadata=metadata)
-        paths.append(path)
-    return paths
+        figure.set_facecolor(matplotlib.rcParams["savefig.facecolor"])
+        figure.set_dpi(min(matplotlib.rcParams["savefig.dpi"], MOST_PIXELS / max(figure.get_size_inches())))
+        for kind in ("png", "pdf"):
+            with replacing(folder / f"{name}.{kind}") as temporary:
+                if kind == "png":
+                    FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
+                else:
+                    FigureCanvasPdf(figure).print_pdf(temporary, metadata={"CreationDate": None})
+                # Of the file that was written here: after the renaming it may be another process's.
+                stamp = stamp_of(temporary)
+            if stamp:
+                stamps[f"{name}.{kind}"] = stamp
+    return stamps
 
 
 def dots(points: int) -> str:

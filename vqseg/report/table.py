@@ -100,26 +100,39 @@ def csv_text(table: Table) -> str:
     return out.getvalue()
 
 
-def text(table: Table) -> str:
-    """Return the table for a terminal: columns aligned, bold as ``*``, underlined as ``_``."""
+def text(table: Table, width: int | None = None) -> str:
+    """Return the table for a terminal: columns aligned, bold as ``*``, underlined as ``_``.
+
+    Columns that do not fit into ``width`` stand below, beside the labels again.
+    """
     marks = {"bold": "*", "underline": "_", "": " "}
     grid = [table.headers, *([row.label, *(c.text + marks[c.mark] for c in row.cells)] for row in table.rows)]
     widths = [max(len(line[column]) for line in grid) for column in range(len(table.headers))]
-    lines = []
-    for number, line in enumerate(grid):
-        lines.append(
-            "  ".join([line[0].ljust(widths[0]), *(w.rjust(n) for w, n in zip(line[1:], widths[1:]))]).rstrip()
-        )
-        if number == 0:
-            lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join([table.title, *lines])
+    blocks: list[list[int]] = [[]]
+    for column in range(1, len(widths)):
+        taken = widths[0] + sum(2 + widths[each] for each in blocks[-1])
+        if width is not None and blocks[-1] and taken + 2 + widths[column] > width:
+            blocks.append([])
+        blocks[-1].append(column)
+    return "\n\n".join(
+        "\n".join([*([] if n else [table.title]), *_block(grid, widths, b)]) for n, b in enumerate(blocks)
+    )
 
 
-def draw(table: Table) -> Figure:
-    """Draw the table as a picture, rules as in booktabs; as wide as its words need, for a paper use the LaTeX."""
+def _block(grid: list[list[str]], widths: list[int], columns: list[int]) -> list[str]:
+    lines = [
+        "  ".join([line[0].ljust(widths[0]), *(line[each].rjust(widths[each]) for each in columns)]).rstrip()
+        for line in grid
+    ]
+    rule = "-" * (widths[0] + sum(2 + widths[each] for each in columns))
+    return [lines[0], rule, *lines[1:]]
+
+
+def draw(headers: list[str], rows: list[Row]) -> Figure:
+    """Draw a table as a picture, rules as in booktabs; as wide as its words need, for a paper use the LaTeX."""
     with style.house():
-        grid = [table.headers, *([row.label, *(cell.text for cell in row.cells)] for row in table.rows)]
-        widths = [max(len(line[column]) for line in grid) + 2 for column in range(len(table.headers))]
+        grid = [headers, *([row.label, *(cell.text for cell in row.cells)] for row in rows)]
+        widths = [max(len(line[column]) for line in grid) + 2 for column in range(len(headers))]
         total, line_in = sum(widths), 0.165
         width_in = max(style.COLUMN_IN, total * 0.062)
         figure = style.sheet(width_in, line_in * (len(grid) + 1.2))
@@ -129,8 +142,8 @@ def draw(table: Table) -> Figure:
         axes.axis("off")
         ends = [sum(widths[: column + 1]) for column in range(len(widths))]
         for number, line in enumerate(grid):
-            _draw_line(axes, number, line, ends, [""] if number == 0 else _marks(table.rows[number - 1]))
-            if number > 0 and table.rows[number - 1].ruled:
+            _draw_line(axes, number, line, ends, [""] if number == 0 else _marks(rows[number - 1]))
+            if number > 0 and rows[number - 1].ruled:
                 axes.plot([0, total], [-number + 0.5] * 2, color="black", lw=0.4)
         for height, weight in ((0.5, 1.0), (-0.5, 0.5), (-len(grid) + 0.5, 1.0)):
             axes.plot([0, total], [height] * 2, color="black", lw=weight, clip_on=False)
