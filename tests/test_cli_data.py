@@ -164,7 +164,7 @@ def test_check_prints_a_table(phantom: Path) -> None:
     assert "phantom data" in result.stdout
     assert "myocardium, %" in result.stdout
     assert "warning: part unlabelled: is empty" in result.stdout
-    assert "0 errors, 1 warnings" in result.stdout
+    assert "0 errors, 1 warning" in result.stdout
     assert "…" not in result.stdout
 
 

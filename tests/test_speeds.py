@@ -18,6 +18,8 @@ arms:
   - {family: pfa, set: {perturbation: none, prior: {name: local, steps: 400}}}
 """
 
+STEPS, SIZE = load_config("cpu").train.steps, load_config("cpu").data.size_px
+
 
 def outcome(**settings):
     told = {"preset": "cpu", "ms_per_step": 150.0, "device": "cuda", "images_per_step": 14, **settings}
@@ -155,13 +157,15 @@ def test_a_dry_run_estimates_the_time_on_another_device(command, desk, phantom_r
     before = sorted(store.rglob("*"))
     code, out, err = command(*words, "--workers", "2")
     assert (code, err) == (0, "")
-    # 4 cells of 60 s + 1,200 s = 21 min, and the prior's 400 x 3 s = 20 min once
+    # 4 cells of 60 s + a second a step, and the prior's 400 x 3 s = 20 min once
+    cell = (60 + STEPS) / 60
+    told = [
+        f"about {20 + rounds * cell:.0f} min with {workers}" for workers, rounds in ((1, 4), (2, 2), (4, 1), (64, 1))
+    ]
     assert "time on h100 (NVIDIA H100; preset cpu measured 2026-05-04 at commit abcdef0)" in out
-    assert "about 104 min with 1, about 62 min with 2, about 41 min with 4, about 41 min with 64 workers" in out
-    assert (
-        "a cell: 1200 steps x 1000 ms; start 60 s + training 1200 s; not measured and left out: validation, scoring"
-        in out
-    )
+    assert f"{', '.join(told)} workers" in out
+    parts = f"a cell: {STEPS} steps x 1000 ms; start 60 s + training {STEPS} s"
+    assert f"{parts}; not measured and left out: validation, scoring" in out
     assert "with the local prior's 400 steps x 3000 ms, once: about 20 min" in out and "extrapolated" in out
     assert sorted(store.rglob("*")) == before
 
@@ -179,7 +183,10 @@ def test_where_weights_lie_costs_nothing():
         (("--on", "h100"), "--on h100: estimates the time of a study; add --dry-run"),
         (("--on", "h10", "--dry-run"), "did you mean 'h100'?"),
         (("--on", "h100", "--dry-run", "--preset", "smoke"), "preset 'smoke' was not measured, only cpu"),
-        (("--on", "h100", "--dry-run", "--set", "data.size_px=128"), "measured at data.size_px 64, the study has 128"),
+        (
+            ("--on", "h100", "--dry-run", "--set", "data.size_px=128"),
+            f"measured at data.size_px {SIZE}, the study has 128",
+        ),
         (("--on", "h100", "--dry-run", "--set", "train.precision=bf16"), "at train.precision fp32, the study has bf16"),
     ],
 )
@@ -197,8 +204,9 @@ def test_the_time_here_counts_validation_scoring_and_the_local_prior(desk, phant
     assert "time: unknown" in forecast.forecast(folder, record, 2)
     finished(folder.store, "a", 500, other_s=300)
     text = forecast.forecast(folder, record, 2)
-    # 2 rounds of 1,200 x .5 s + 300 s
-    assert "time: about 30 min with 2 workers (500 ms per step, median of 1 runs here; 300 s a run beside" in text
+    minutes = 2 * (STEPS * 0.5 + 300) / 60  # two rounds
+    told = f"time: about {minutes:.0f} min with 2 workers (500 ms per step, median of 1 runs here; 300 s a run beside"
+    assert told in text
     assert "not counted: the local prior's 400 steps, once, which were not measured" in text
     planned = next(
         each for each in (cells.plan_cell(record, folder.store, cell) for cell in record["cells"]) if each.aligned
@@ -207,9 +215,9 @@ def test_the_time_here_counts_validation_scoring_and_the_local_prior(desk, phant
     write_json(
         place / "prior.json", {"options": {**planned.parts["prior"].options, "steps": 10}, "train_seconds": 30.0}
     )
-    write_json(place / "config.json", {"image_size": 64})
+    write_json(place / "config.json", {"image_size": SIZE})
     text = forecast.forecast(folder, record, 2)
-    assert "time: about 50 min with 2 workers" in text
+    assert f"time: about {minutes + 20:.0f} min with 2 workers" in text
     assert "with the local prior's 400 steps x 3000 ms, once: about 20 min" in text
     write_json(planned.prior_folder / "prior.json", {"options": {}})
     write_json(planned.prior_folder / "config.json", {})

@@ -1,6 +1,6 @@
 """Writes a store of finished runs that nobody trained: real folders of the documented schema, invented numbers.
 
-As large as runs of preset `cpu` on ACDC: two parts, four kept weights, 720 rows, 1,024 codes, 24 flushes of metrics.
+As large as runs of 1,200 steps on ACDC: two parts, four kept weights, 720 rows, 1,024 codes, 24 flushes of metrics.
 The data set is called `fabricated` and marked synthetic, so that every page made of it says so.
 """
 

@@ -161,7 +161,8 @@ def _show(report: "Report") -> None:
     for problem in report.problems:
         if problem.level == "warning":
             console.print(f"warning: {problem.line()}", markup=False, soft_wrap=True)
-    console.print(f"{len(report.errors)} errors, {len(report.problems) - len(report.errors)} warnings")
+    errors, warnings = len(report.errors), len(report.problems) - len(report.errors)
+    console.print(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}")
 
 
 def _cells(part: "PartReport", foreground: list[str], marked: list[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ less than .05 Dice, the codes do not matter to the output and a sweep over pertu
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.figure import Figure
 
 from vqseg.report import style
@@ -71,7 +72,10 @@ def draw(table: pd.DataFrame) -> Figure:
             for kind, (words, marker, color) in KINDS.items():
                 own = table[(table["quantity"] == quantity) & (table["kind"] == kind)]
                 places = own["arm"].map(arms.index) + (-0.14 if kind == "own" else 0.14)
-                axes.scatter(own["value"] * scale, places, s=6, color=color, alpha=0.45, linewidths=0)
+                seaborn.stripplot(
+                    x=own["value"] * scale, y=places, orient="h", native_scale=True, jitter=False, size=2.4,
+                    color=color, alpha=0.45, linewidth=0, ax=axes,
+                )  # fmt: skip
                 means = own.groupby("arm")["value"].mean() * scale
                 heights = np.array([arms.index(arm) for arm in means.index]) + (-0.14 if kind == "own" else 0.14)
                 face = color if kind == "own" else "white"
@@ -86,7 +90,7 @@ def draw(table: pd.DataFrame) -> Figure:
                     ls=":",
                     label=f"least that uniform must reach, {LEAST * scale:g}",
                 )
-            axes.set(xlabel=label, yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.4, -0.6))
+            axes.set(xlabel=label, ylabel="", yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.4, -0.6))
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
