@@ -50,9 +50,13 @@ class Quantized(NamedTuple):
 def nearest_codes(tokens: Tensor, codes: Tensor) -> Tensor:
     """Return the index of the nearest code (squared Euclidean) of each token: (B, N, C), (V, C) -> (B, N)."""
     flat, table = _centered(tokens.detach(), codes.detach())
-    half_norm = table.square().sum(1).div(2)
-    found = [torch.addmm(half_norm, block, table.T, alpha=-1).argmin(1) for block in token_blocks(flat, len(table))]
-    return torch.cat(found).view(tokens.shape[:2])
+    half_norm = torch.linalg.vecdot(table, table).div(2)
+    found = torch.empty(len(flat), dtype=torch.long, device=flat.device)
+    (room,) = _rooms(1, flat, table)
+    for part in _blocks(flat, table):
+        distances = torch.addmm(half_norm, flat[part], table.T, alpha=-1, out=room[: len(found[part])])
+        torch.argmin(distances, 1, out=found[part])
+    return found.view(tokens.shape[:2])
 
 
 def quantize(tokens: Tensor, codes: Tensor) -> Quantized:
@@ -79,11 +83,6 @@ def usage_loss(tokens: Tensor, codes: Tensor) -> Tensor:
     return loss
 
 
-def token_blocks(flat: Tensor, size: int) -> Iterator[Tensor]:
-    """Yield tokens (T, C) in blocks whose product with ``size`` codes has about `BLOCK_ENTRIES` entries."""
-    yield from flat.split(max(BLOCK_ENTRIES // size, LEAST_TOKENS))
-
-
 class _Usage(torch.autograd.Function):
     """The usage loss of tokens (T, C) and codes (V, C).
 
@@ -93,41 +92,62 @@ class _Usage(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, codes: Tensor) -> Tensor:
-        mean, entropies, kept = codes.new_zeros(len(codes)), [], []
-        keep = len(flat) * len(codes) <= KEPT_ENTRIES
-        for logits in _negative_distances(flat, codes):
-            p = logits.softmax(1)
+        mean, entropies, kept = codes.new_zeros(len(codes)), flat.new_empty(len(flat)), []
+        keep, (room, p_room) = len(flat) * len(codes) <= KEPT_ENTRIES, _rooms(2, flat, codes)
+        squares = torch.linalg.vecdot(codes, codes).neg()
+        for part in _blocks(flat, codes):
+            logits = _logits(flat[part], codes, squares, None if keep else room)
+            p = torch.softmax(logits, 1, out=p_room[: len(logits)])
             # The log of the normalizer from the largest entries, which nothing can underflow.
-            normalizer = logits.amax(1) - p.amax(1).log()
-            entropies.append(normalizer - torch.linalg.vecdot(p, logits))
+            entropies[part] = logits.amax(1) - p.amax(1).log() - torch.linalg.vecdot(p, logits)
             mean += p.sum(0)
             kept += [logits] if keep else []
         mean /= len(flat)
         ctx.save_for_backward(flat, codes, mean, *kept)
-        return torch.cat(entropies).mean() + (mean * _log(mean)).sum()
+        return entropies.mean() + (mean * _log(mean)).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         flat, codes, mean, *kept = ctx.saved_tensors
-        rows = kept or _negative_distances(flat, codes)
-        slope = _log(mean) + (mean >= FLOOR)
-        to_tokens, to_codes, drawn = [], torch.zeros_like(codes), codes.new_zeros(len(codes))
-        for block, logits in zip(token_blocks(flat, len(codes)), rows, strict=True):
-            p, change = logits.softmax(1), slope - logits
+        slope, squares = _log(mean) + (mean >= FLOOR), torch.linalg.vecdot(codes, codes).neg()
+        to_tokens, to_codes = torch.empty_like(flat), torch.zeros_like(codes)
+        drawn, (room, p_room) = codes.new_zeros(len(codes)), _rooms(2, flat, codes)
+        for number, part in enumerate(_blocks(flat, codes)):
+            logits = kept[number] if kept else _logits(flat[part], codes, squares, room)
+            p = torch.softmax(logits, 1, out=p_room[: len(logits)])
+            change = torch.sub(slope, logits, out=room[: len(logits)])
             change.sub_(torch.linalg.vecdot(p, change)[:, None]).mul_(p)
-            to_tokens.append(change @ codes)
-            to_codes.addmm_(change.T, block)
+            torch.mm(change, codes, out=to_tokens[part])
+            to_codes.addmm_(change.T, flat[part])
             drawn += change.sum(0)
         scale = 2 * gradient / len(flat)
-        return torch.cat(to_tokens) * scale, to_codes.sub_(drawn[:, None] * codes) * scale
+        # In place: a copy of a large book's gradient is a tenth of a GiB.
+        return to_tokens.mul_(scale), to_codes.addcmul_(drawn[:, None], codes, value=-1).mul_(scale)
 
 
-def _negative_distances(flat: Tensor, codes: Tensor) -> Iterator[Tensor]:
-    """Yield -|z - c|^2 + |z|^2 of blocks of tokens, (T', V)."""
-    squares = codes.square().sum(1).neg()
-    for block in token_blocks(flat, len(codes)):
-        yield torch.addmm(squares, block, codes.T, alpha=2)
+def _logits(block: Tensor, codes: Tensor, squares: Tensor, room: Tensor | None) -> Tensor:
+    """Return -|z - c|^2 + |z|^2 of a block of tokens, (T', V), in ``room`` if there is one."""
+    return torch.addmm(squares, block, codes.T, alpha=2, out=None if room is None else room[: len(block)])
+
+
+def _blocks(flat: Tensor, codes: Tensor) -> Iterator[slice]:
+    """Yield the tokens of `_block_size` at a time."""
+    size = _block_size(len(codes))
+    yield from (slice(start, start + size) for start in range(0, len(flat), size))
+
+
+def _rooms(count: int, flat: Tensor, codes: Tensor) -> Tensor:
+    """Return so many matrices for a block's products.
+
+    Blocks take turns in them: what is allocated for every block anew does not come back whole, for small results settle
+    in its place, and the process grows by a block each time.
+    """
+    return flat.new_empty(count, min(_block_size(len(codes)), len(flat)), len(codes))
+
+
+def _block_size(codes: int) -> int:
+    return max(BLOCK_ENTRIES // codes, LEAST_TOKENS)
 
 
 def _centered(tokens: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
