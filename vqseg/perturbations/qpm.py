@@ -20,6 +20,8 @@ from torch import Tensor
 from vqseg.codebook import Quantized
 from vqseg.replacement import bernoulli, check_rate, replace_codes
 
+# Rows of pi at once on a CPU: those of 16,384 codes are 16 MiB, and stay in its cache.
+ROWS = 256
 # Codes per block of the two-level draw.
 BLOCK = 128
 # Tokens that are drawn for at once: each holds the sums of its code's blocks.
@@ -69,13 +71,14 @@ class QPM:
         # Tokens in the order of their rows, so that each block of rows serves a stretch of them.
         order = row.argsort(stable=True)
         tokens, row = changed.nonzero()[:, 0][order], row[order]
-        blocks = codes.split(self.chunk)
-        ends = torch.searchsorted(row, torch.arange(len(blocks)) * self.chunk + self.chunk).tolist()
+        size = min(self.chunk, ROWS)
+        blocks = codes.split(size)
+        ends = torch.searchsorted(row, torch.arange(len(blocks)) * size + size).tolist()
         for number, (block, first, last) in enumerate(zip(blocks, [0, *ends], ends)):
             weights = self._logits(book, block).softmax(1)
             for part in torch.arange(first, last).split(TOKENS):
                 where = tokens[part]
-                drawn[where] = _pick(weights, row[part] - number * self.chunk, uniform[:, where])
+                drawn[where] = _pick(weights, row[part] - number * size, uniform[:, where])
         return drawn
 
     def apply(self, quantized: Quantized, codes: Tensor, drawn: Tensor) -> Tensor:
@@ -104,7 +107,7 @@ class QPM:
     def _book(self, codes: Tensor) -> "Book":
         table = codes.detach().float()
         table = table - table.mean(0)  # a shift changes no distance, and keeps them from canceling
-        book = Book(table, table.square().sum(1), table.new_full((), self.temperature))
+        book = Book(table, torch.linalg.vecdot(table, table), table.new_full((), self.temperature))
         return book if self.scale == "absolute" else book._replace(unit=book.unit * self._nearest(book))
 
     def _nearest(self, book: "Book") -> Tensor:
