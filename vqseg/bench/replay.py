@@ -146,7 +146,7 @@ def _rows(course: Course, seconds: list[float], cost: Cost) -> Iterator[Row]:
     yield Row(f"simulated, {on}: last cell ends", "h", course.makespan_s / 3600, limit=limit / 3600, note=again)
     held = course.workers * course.makespan_s / 3600
     yield Row(f"simulated, {on}: held", "device-h", held, limit=sum(seconds) / 3600)
-    idle = held - (course.kept_s + course.lost_s) / 3600
+    idle = max(held - (course.kept_s + course.lost_s) / 3600, 0.0)  # rounding may fall below 0
     note = f"waiting for the last cells {idle:.3g} h; starts, and work lost to kills, {course.lost_s / 3600:.3g} h"
     yield Row(f"simulated, {on}: idle, starts, lost", "%", 100 * (1 - course.utilization), note=note)
     calls = [*course.claim_s, *course.finish_s]
