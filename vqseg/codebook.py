@@ -132,8 +132,8 @@ def _logits(block: Tensor, codes: Tensor, squares: Tensor, room: Tensor | None) 
 
 
 def _blocks(flat: Tensor, codes: Tensor) -> Iterator[slice]:
-    """Yield the tokens of `_block_size` at a time."""
-    size = _block_size(len(codes))
+    """Yield the tokens of `block_size` at a time."""
+    size = block_size(len(codes))
     yield from (slice(start, start + size) for start in range(0, len(flat), size))
 
 
@@ -143,10 +143,11 @@ def _rooms(count: int, flat: Tensor, codes: Tensor) -> Tensor:
     Blocks take turns in them: what is allocated for every block anew does not come back whole, for small results settle
     in its place, and the process grows by a block each time.
     """
-    return flat.new_empty(count, min(_block_size(len(codes)), len(flat)), len(codes))
+    return flat.new_empty(count, min(block_size(len(codes)), len(flat)), len(codes))
 
 
-def _block_size(codes: int) -> int:
+def block_size(codes: int) -> int:
+    """Return how many tokens, or rows of pi, are looked at together with ``codes`` codes."""
     return max(BLOCK_ENTRIES // codes, LEAST_TOKENS)
 
 

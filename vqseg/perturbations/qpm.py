@@ -17,11 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqseg.codebook import Quantized
+from vqseg.codebook import Quantized, block_size
 from vqseg.replacement import bernoulli, check_rate, replace_codes
 
-# Rows of pi at once on a CPU: those of 16,384 codes are 16 MiB, and stay in its cache.
-ROWS = 256
 # Codes per block of the two-level draw.
 BLOCK = 128
 # Tokens that are drawn for at once: each holds the sums of its code's blocks.
@@ -71,7 +69,7 @@ class QPM:
         # Tokens in the order of their rows, so that each block of rows serves a stretch of them.
         order = row.argsort(stable=True)
         tokens, row = changed.nonzero()[:, 0][order], row[order]
-        size = min(self.chunk, ROWS)
+        size = min(self.chunk, block_size(len(book.table)))  # such a block stays in the cache
         blocks = codes.split(size)
         ends = torch.searchsorted(row, torch.arange(len(blocks)) * size + size).tolist()
         for number, (block, first, last) in enumerate(zip(blocks, [0, *ends], ends)):
