@@ -366,6 +366,9 @@ def test_sweep_and_reach_compute(tmp_path):
     assert own["distortion"].between(1.1, 1.4).all()
     assert reach.reach(reach.compute(selection.cells)) == pytest.approx(0.33, abs=0.01)
     assert reach.banners(selection.cells) == []
+    figure = reach.draw(reach.compute(selection.cells))
+    assert all(axes.get_legend() is None for axes in figure.axes)  # one below both panels is enough
+    assert len(figure.legends) == 1
 
 
 @pytest.mark.parametrize("metric", ["dice", "hd95", "jaccard", "asd"])

@@ -74,7 +74,7 @@ def draw(table: pd.DataFrame) -> Figure:
                 places = own["arm"].map(arms.index) + (-0.14 if kind == "own" else 0.14)
                 seaborn.stripplot(
                     x=own["value"] * scale, y=places, orient="h", native_scale=True, jitter=False, size=2.4,
-                    color=color, alpha=0.45, linewidth=0, ax=axes,
+                    color=color, alpha=0.45, linewidth=0, legend=False, ax=axes,
                 )  # fmt: skip
                 means = own.groupby("arm")["value"].mean() * scale
                 heights = np.array([arms.index(arm) for arm in means.index]) + (-0.14 if kind == "own" else 0.14)
