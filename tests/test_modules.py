@@ -66,10 +66,9 @@ def test_what_cells_share_starts_equal_and_sees_the_same_batches(planned):
     ensure_prior(planned["PFA"], torch.device("cpu"))
     students, batches = {}, {}
     for arm, plan in planned.items():
-        stores = experiment._stores(plan, torch.device("cpu"))
-        method = experiment.build_method(plan, torch.device("cpu"), stores)
+        trainer = experiment.assemble(plan, plan.folder.path / "checkpoint.pt", torch.device("cpu"), "fp32")
+        method = trainer.method
         students[arm] = dict(method.student.state_dict())
-        trainer = experiment._trainer(plan, plan.folder, method, stores, torch.device("cpu"), "fp32")
         batches[arm] = trainer.batches.at(7)
     base, everything = students["base"], students["QPM+DB+PFA"]
     for state in students.values():
@@ -86,9 +85,8 @@ def test_what_cells_share_starts_equal_and_sees_the_same_batches(planned):
 def test_a_step_of_every_cell_has_the_terms_of_its_modules(planned):
     ensure_prior(planned["PFA"], torch.device("cpu"))
     for arm, plan in planned.items():
-        stores = experiment._stores(plan, torch.device("cpu"))
-        method = experiment.build_method(plan, torch.device("cpu"), stores)
-        trainer = experiment._trainer(plan, plan.folder, method, stores, torch.device("cpu"), "fp32")
+        trainer = experiment.assemble(plan, plan.folder.path / "checkpoint.pt", torch.device("cpu"), "fp32")
+        method = trainer.method
         method.student.train()
         outcome = method.losses(trainer.batches.at(5), 5)
         assert ("reconstruction" in outcome.losses) == ("DB" in arm)

@@ -149,9 +149,8 @@ def test_arms_of_a_study_share_data_order_augmentation_and_every_shared_initial_
         plan = experiment.plan(
             load_config("smoke", [*tiny, f"perturbation={arm}"]), root=phantom_root, split=None, store=tmp_path
         )
-        stores = experiment._stores(plan, torch.device("cpu"))
-        method = experiment.build_method(plan, torch.device("cpu"), stores)
-        trainer = experiment._trainer(plan, plan.folder, method, stores, torch.device("cpu"), "fp32")
+        trainer = experiment.assemble(plan, plan.folder.path / "checkpoint.pt", torch.device("cpu"), "fp32")
+        method = trainer.method
         built.append((method, trainer.batches.at(5)))
     first, batch = built[0]
     for method, other in built[1:]:
