@@ -156,6 +156,7 @@ def test_all_goes_on_after_a_failure_and_ends_with_one(command, tmp_path):
         (["good", "--set", "word"], "expected KEY=VALUE"),
         (["good", "--save", "laptop"], "keeps what 'vqseg bench step' measures, not good"),
         (["all", "--save", "a/b"], "--save 'a/b'"),
+        (["step", "--quick", "--save", "laptop"], "--save laptop: figures of --quick say nothing"),
         (["good", "--device", "tpu"], "--device tpu"),
     ],
 )

@@ -37,6 +37,8 @@ def bench(
 
     if save is not None and name not in (KEPT, "all"):
         raise InputError(f"--save {save}: keeps what 'vqseg bench {KEPT}' measures, not {name}")
+    if save is not None and quick:
+        raise InputError(f"--save {save}: figures of --quick say nothing about a study; leave one of the two out")
     if save is not None:
         require_name(save, "--save")
     names = [each for each in BENCHES if each not in LONG] if name == "all" else [pick(name, BENCHES, "bench")]
