@@ -80,7 +80,7 @@ def test_a_cost_is_measured_until_patience_ends():
 
 
 def test_a_size_that_would_not_fit_is_left_out(monkeypatch):
-    monkeypatch.setattr(growth.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**30}))
+    monkeypatch.setattr(growth, "free_bytes", lambda device: 2**30)
     monkeypatch.setattr(growth, "extra_memory_mb", lambda run, device: 100.0)
     nothing = Probe(lambda: None, lambda repeats: Timing(1e-6, 1e-6, 1e-6, repeats))
     curve = growth.measured(Task("part", "size", (1, 2, 4), lambda value: nothing, memory_power=3.0), Options())

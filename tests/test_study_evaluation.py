@@ -80,14 +80,23 @@ def test_one_cell_whose_process_dies_costs_no_other(cells, monkeypatch):
     assert {folder.identity for folder in scored} == {folder.identity for folder in made} - set(failed)
 
 
-def test_an_interrupt_stops_the_processes_and_leaves_nothing_half_written(cells, monkeypatch):
+@pytest.mark.parametrize("while_starting", [False, True], ids=["scoring", "starting"])
+def test_an_interrupt_stops_the_processes_and_leaves_nothing_half_written(cells, monkeypatch, while_starting):
     made, task = cells
-    started, start = [], evaluation._Scorer._start
-    monkeypatch.setattr(evaluation._Scorer, "_start", lambda scorer: started.append(start(scorer)) or started[-1])
+    started, start, ready = [], evaluation._Scorer._start, threading.Event()
+
+    def slow(scorer):
+        if while_starting:
+            ready.set()
+            time.sleep(0.5)  # the interrupt comes here
+        started.append(start(scorer))
+        ready.set()
+        return started[-1]
+
+    monkeypatch.setattr(evaluation._Scorer, "_start", slow)
 
     def press():
-        while not started:
-            time.sleep(0.01)
+        ready.wait()
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press).start()

@@ -11,12 +11,9 @@ from torch import Tensor
 from vqseg import streams
 from vqseg.bench.growth_step import UNSEEN
 from vqseg.bench.naive_step import vqseg_of
-from vqseg.codebook import nearest_codes
+from vqseg.codebook import block_size, nearest_codes
 from vqseg.dataset import Batch
 from vqseg.train import Trainer
-
-# Tokens per block of the products, as in the search.
-BLOCK = 1024
 
 
 @torch.no_grad()
@@ -94,7 +91,8 @@ class BareStep:
         own = found.quantized.indices[-shaken:].flatten()
         changed = torch.rand(own.shape, device=own.device) < self.method.perturbation.rate
         self.rows = self.table[own[changed].unique()]
-        self.product = self.tokens.new_empty(BLOCK, len(self.table))
+        self.size = block_size(len(self.table))  # as in the search
+        self.product = self.tokens.new_empty(self.size, len(self.table))
 
     def __call__(self) -> None:
         """Do the work."""
@@ -113,9 +111,9 @@ class BareStep:
         table, usage = self.table, self.method.codebook_weights.usage > 0
         for _ in range(2):  # as wide as the codes' map, which is square; its gradient is as large
             table.T @ table
-        for block in (*self.tokens.split(BLOCK), *self.rows.split(BLOCK)):
+        for block in (*self.tokens.split(self.size), *self.rows.split(self.size)):
             torch.mm(block, table.T, out=self.product[: len(block)])
-        for block in self.tokens.split(BLOCK) if usage else ():
+        for block in self.tokens.split(self.size) if usage else ():
             product = self.product[: len(block)]  # as large as the gradient of the distances
             product @ table
             product.T @ block

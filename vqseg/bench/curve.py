@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vqseg.records import bulk
 from vqseg.records.run import RunFolder
 
 COLUMNS = {
@@ -64,11 +65,10 @@ class Curve:
 
 def read_curve(folder: RunFolder) -> Curve:
     """Return the validations that a folder holds, in order; one that diverged is over where it did."""
-    path, found = folder.path / "metrics.csv", dict[int, dict[str, float]]()
-    for line in path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []:
-        step, name, value = line.split(",", 2)
-        if name in COLUMNS:
-            found.setdefault(int(step), {})[COLUMNS[name]] = float(value)
+    found = dict[int, dict[str, float]]()
+    for table in bulk.metrics({folder.identity: folder.path / "metrics.csv"}, COLUMNS):
+        for step, name, value in zip(table["step"].tolist(), table["name"], table["value"].tolist(), strict=True):
+            found.setdefault(step, {})[COLUMNS[name]] = value
     points = tuple(Point(step, **row) for step, row in sorted(found.items()) if len(row) == len(COLUMNS))
     status = folder.status()
     ended = bool(points) and points[-1].step == status["steps"]

@@ -28,12 +28,9 @@ threads are another curve.
 
 import math
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -42,11 +39,11 @@ from vqseg.bench import machine
 from vqseg.bench.curve import Curve, Point, Target, read_curve
 from vqseg.bench.options import Options
 from vqseg.bench.outcome import Outcome, Row
+from vqseg.bench.place import prepared
 from vqseg.bench.timing import drain
 from vqseg.config import Config, load_config
 from vqseg.errors import InputError
 from vqseg.files import digest
-from vqseg.importers import phantom
 from vqseg.plan import Plan, first_status, recorded_config
 from vqseg.provenance import BITWISE, describe, pick_precision
 from vqseg.records.run import MetricsFile, RunFolder
@@ -78,7 +75,10 @@ def measure(options: Options) -> Outcome:
     """
     asked, started = read_settings(options), time.perf_counter()
     curves, config = {}, _config(asked, asked.seeds[0])
-    with _place(options) as (root, store):
+    if options.data is None and not options.quick:
+        raise InputError("bench time-to-dice: say --data ROOT, a prepared folder with masks of the part val")
+    with prepared(options) as (root, temporary):
+        store = options.store or temporary
         for seed in asked.seeds:
             plan = experiment.plan(_config(asked, seed), root=root, split=asked.split, store=store)
             curves[seed] = curve_of(plan, options.device, asked, started + asked.wall_s)
@@ -241,16 +241,3 @@ def _target(text: str) -> Target:
     if not 0 <= found.dice < 1 or (found.goal_s is not None and not found.goal_s > 0):
         raise InputError(f"--set targets: {text!r}: expected a Dice below 1, or Dice:SECONDS, such as 0.75:240")
     return found
-
-
-@contextmanager
-def _place(options: Options) -> Iterator[tuple[Path, Path]]:
-    """Yield data and store; what was not named lies in a temporary folder."""
-    with tempfile.TemporaryDirectory() as name:
-        store = options.store or Path(name) / "store"
-        if options.data is None and not options.quick:
-            raise InputError("bench time-to-dice: say --data ROOT, a prepared folder with masks of the part val")
-        root = options.data or Path(name) / "phantom"
-        if options.data is None:
-            phantom.prepare(root, patients=4, size=32)
-        yield root, store

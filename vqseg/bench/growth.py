@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 
 from vqseg.bench import growth_tasks as tasks
 from vqseg.bench.growth_fit import Fit, fit
 from vqseg.bench.growth_step import Bench
 from vqseg.bench.growth_tasks import Task
-from vqseg.bench.machine import describe
+from vqseg.bench.machine import describe, free_bytes
 from vqseg.bench.options import Options
 from vqseg.bench.outcome import Outcome, Row, figure
 from vqseg.bench.timing import Timing, drain, extra_memory_mb
@@ -127,8 +126,7 @@ def _too_much(curve: Curve, value: int, left_s: float, device: torch.device) -> 
         return ""
     last, name = curve.points[-1], f"{value:,} and above left out"
     growth = (value / last.value) ** curve.task.memory_power
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if last.memory_mb * growth > MEMORY_SHARE * free / 2**20:  # false where the memory is not known
+    if last.memory_mb * growth > MEMORY_SHARE * free_bytes(device) / 2**20:  # false where the memory is not known
         return f"{name}: would take about {last.memory_mb * growth / 1024:.1f} GiB of memory"
     calls = 3 if curve.task.axis not in (tasks.WORKERS, tasks.RUNS) else 1
     expected = calls * last.time.median * growth**STEEPER

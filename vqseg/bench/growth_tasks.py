@@ -7,6 +7,7 @@ import importlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ import torch
 
 from vqseg.bench.growth_queue import load
 from vqseg.bench.growth_step import Bench, Shape
+from vqseg.bench.quantize import OURS, both_ways, sample
 from vqseg.bench.timing import Run, Timing, interleaved, timing
-from vqseg.codebook import Quantized, quantize, usage_loss
+from vqseg.codebook import Quantized
 from vqseg.evaluate import case_rows
 from vqseg.perturbations.qpm import QPM
 
@@ -113,31 +115,16 @@ def plain(run: Run, device: torch.device) -> Probe:
     return Probe(run, lambda repeats: interleaved({"": run}, repeats=repeats, warmup=0, device=device)[""])
 
 
-def _drawn(tokens: int, codes: int, channels: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return tokens (1, T, C) and a table (V, C) as training starts with."""
-    random = torch.Generator().manual_seed(0)
-    table = torch.randn(codes, channels, generator=random) * channels**-0.5
-    return torch.randn(1, tokens, channels, generator=random).to(device), table.to(device)
-
-
 def _qpm(tokens: int, codes: int, channels: int, device: torch.device) -> Probe:
-    batch, table = _drawn(tokens, codes, channels, device)
-    own = torch.randint(codes, (1, tokens), generator=torch.Generator().manual_seed(1)).to(device)
+    batch, table = (each.detach() for each in sample(tokens, codes, channels, device))
+    own = torch.randint(codes, batch.shape[:2], generator=torch.Generator().manual_seed(1)).to(device)
     quantized, perturbation = Quantized(batch, own, {}), QPM(rate=0.7)
     random = torch.Generator(device=device).manual_seed(2)
     return plain(lambda: perturbation.draw(quantized, table, random), device)
 
 
 def _quantize(tokens: int, codes: int, channels: int, device: torch.device) -> Probe:
-    batch, table = (each.requires_grad_() for each in _drawn(tokens, codes, channels, device))
-
-    def run() -> None:
-        batch.grad = table.grad = None
-        quantized = quantize(batch, table)
-        terms = [*quantized.losses.values(), usage_loss(batch, table), quantized.tokens.mean()]
-        torch.stack(terms).sum().backward()
-
-    return plain(run, device)
+    return plain(partial(both_ways, OURS, *sample(tokens, codes, channels, device)), device)
 
 
 def _scoring(voxels: int) -> Probe:

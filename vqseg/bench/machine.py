@@ -1,6 +1,5 @@
 """What figures were taken on: without it they say nothing."""
 
-import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +7,7 @@ import psutil
 import torch
 
 from vqseg import provenance
+from vqseg.processes import cores
 
 
 def describe(device: torch.device | str = "cpu", precision: str = "fp32") -> dict[str, Any]:
@@ -27,11 +27,6 @@ def describe(device: torch.device | str = "cpu", precision: str = "fp32") -> dic
     if device.type == "cuda":
         found["device_memory_gb"] = round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
     return found
-
-
-def cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_bytes(device: torch.device | str = "cpu") -> int:

@@ -27,6 +27,7 @@ from vqseg.bench.place import prepared
 from vqseg.bench.timing import drain
 from vqseg.bench.track import QUICK
 from vqseg.config import load_config
+from vqseg.processes import module_command
 from vqseg.provenance import pick_precision
 from vqseg.train import Interrupted
 
@@ -39,7 +40,7 @@ class Worker:
 
     def __init__(self, asked: dict[str, Any], threads: int) -> None:
         began = time.perf_counter()
-        command = [sys.executable, "-m", "vqseg.bench.workers", json.dumps(asked), str(threads)]
+        command = [*module_command("vqseg.bench.workers"), json.dumps(asked), str(threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

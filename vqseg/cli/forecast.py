@@ -95,8 +95,7 @@ def forecast(
     contrasts = max(len(record["arms"]) - 1, 1)
     scans = scans_of(manifest, split, "val")
     train = record["base_config"]["train"]
-    # The last validation is made once more, of the networks that are kept.
-    validations = math.ceil(train["steps"] / train["validate_steps"]) + 1
+    validations = math.ceil(train["steps"] / train["validate_steps"])
     images = sum(len(scan.slices) for scan in scans)
     work = Work(len(todo), train["steps"], validations, images, len(scans), _priors(store, record, todo))
     lines = [

@@ -148,8 +148,9 @@ def evaluate(
 
     part, split = part_and_split(part, split)
     protocols = protocol_names(protocol)
-    options = {"split": split, "allow_code": allow_code, "workers": workers}
-    studies.evaluate(store, name, part, protocols, again, device, tracking, **options)  # type: ignore[arg-type]
+    studies.evaluate(
+        store, name, part, protocols, again, device, tracking, split=split, allow_code=allow_code, workers=workers
+    )
 
 
 def demo(

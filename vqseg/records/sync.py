@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vqseg.errors import InputError
+from vqseg.processes import module_command
 from vqseg.records import mirror
 from vqseg.records.mirror import Ledger
 from vqseg.records.transfer import Outcome, Pass, Progress
@@ -145,7 +146,7 @@ def start(
     store: Path, *, tracking: str | None = None, follow: bool = True, interval: float = INTERVAL_SECONDS
 ) -> "subprocess.Popen[bytes]":
     """Start this module in a process of its own; what it has to say goes to STORE/mlflow/sync.log."""
-    command = [sys.executable, "-m", "vqseg.records.sync", "--store", str(store)]
+    command = [*module_command("vqseg.records.sync"), "--store", str(store)]
     command += ["--tracking", tracking] if tracking else []
     command += ["--follow", "--parent-pid", str(os.getpid()), "--interval", str(interval)] if follow else []
     log = store / "mlflow" / "sync.log"

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from vqseg.errors import InputError
+from vqseg.processes import cores, module_command
 from vqseg.report import style
 from vqseg.report.content import Picture
 from vqseg.report.drawn import Drawn, Stamp, code, content
@@ -45,8 +46,7 @@ def render(pictures: list[Picture], out: Path, phantom: bool) -> dict[str, Stamp
 
 
 def _shared_out(pictures: list[Picture], out: Path, phantom: bool) -> dict[str, Stamps]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, len(pictures) // FEW)
+    workers = min(cores(), len(pictures) // FEW)
     if workers < 2:
         return render(pictures, out, phantom)
     others = [_started(pictures[place::workers], out, phantom) for place in range(1, workers)]
@@ -69,7 +69,7 @@ def _shared_out(pictures: list[Picture], out: Path, phantom: bool) -> dict[str, 
 
 def _started(pictures: list[Picture], out: Path, phantom: bool) -> "subprocess.Popen[bytes]":
     process = subprocess.Popen(
-        [sys.executable, "-m", "vqseg.report.drafting"],
+        module_command("vqseg.report.drafting"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},

@@ -12,6 +12,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from vqseg import experiment
 from vqseg.errors import InputError
+from vqseg.processes import as_interrupt, module_command
 from vqseg.records.run import RunFolder
 
 STOP_SECONDS = 10.0
@@ -72,7 +74,7 @@ def _apart(identities: Sequence[str], task: Task, workers: int, on_cell: Callabl
             idle.put(scorer)
             on_cell()
 
-    handler = signal.signal(signal.SIGTERM, _as_interrupt)
+    handler = signal.signal(signal.SIGTERM, as_interrupt)
     pool = ThreadPoolExecutor(workers)
     try:
         return dict(zip(identities, pool.map(score, identities), strict=True))
@@ -91,40 +93,43 @@ class _Scorer:
     def __init__(self, task: Task, threads: int) -> None:
         self.task, self.threads, self.stopped = task, threads, False
         self.process: subprocess.Popen[str] | None = None
+        self.starting = threading.Lock()  # or a stop could miss a process that is just being started
 
     def score(self, identity: str) -> str | None:
         """Score one cell; return the error, None if it is scored."""
-        if self.stopped:
-            return "stopped"
-        if self.process is None or self.process.poll() is not None:
-            self.process = self._start()
+        with self.starting:
+            if self.stopped:
+                return "stopped"
+            if self.process is None or self.process.poll() is not None:
+                self.process = self._start()
+            process = self.process
         answer = ""
         with suppress(BrokenPipeError):
-            assert self.process.stdin is not None
-            assert self.process.stdout is not None
-            print(identity, file=self.process.stdin, flush=True)
-            answer = self.process.stdout.readline()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(identity, file=process.stdin, flush=True)
+            answer = process.stdout.readline()
         if not answer:
-            return f"its process died with status {self.process.wait()} (killed from outside; out of memory?)"
+            return f"its process died with status {process.wait()} (killed from outside; out of memory?)"
         error: str | None = json.loads(answer)
         return error
 
     def stop(self) -> None:
         """End the process: at once, if it has a cell in hand."""
-        self.stopped = True
-        if self.process is None:
+        with self.starting:
+            self.stopped = True
+            process = self.process
+        if process is None:
             return
-        self.process.terminate()
+        process.terminate()
         try:
-            self.process.wait(STOP_SECONDS)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            process.kill()
+            process.wait()
 
     def _start(self) -> "subprocess.Popen[str]":
-        # -m alone would put the working directory, and whatever lies there, before the libraries.
-        safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
-        command = [sys.executable, *safe, "-m", "vqseg.study.evaluation", json.dumps(asdict(self.task))]
+        command = [*module_command("vqseg.study.evaluation"), json.dumps(asdict(self.task))]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         # A session of its own: Ctrl-C reaches the parent alone, which then stops the others in order.
         return subprocess.Popen(
@@ -152,13 +157,9 @@ def _score(identity: str, task: Task, on_cell: Callable[[], object] = lambda: No
     return None
 
 
-def _as_interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Answer until the parent closes the pipe; return the exit status."""
-    signal.signal(signal.SIGTERM, _as_interrupt)  # so that what is half-written is taken away
+    signal.signal(signal.SIGTERM, as_interrupt)  # so that what is half-written is taken away
     import torch
 
     torch.set_num_threads(int(sys.argv[2]))

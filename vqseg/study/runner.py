@@ -4,7 +4,6 @@ import errno
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from vqseg.errors import InputError
 from vqseg.parts import code_in
+from vqseg.processes import as_interrupt, module_command
 from vqseg.records import sync
 from vqseg.study import standing
 from vqseg.study.cells import StudyFolder, write
@@ -59,7 +59,7 @@ def run_study(folder: StudyFolder, record: dict[str, Any], settings: Settings, w
         return standing.states(folder, record)
     mirror = sync.start(folder.store, tracking=settings.tracking) if settings.mirror else None
     workers: dict[int, subprocess.Popen[bytes]] = {}
-    handler = signal.signal(signal.SIGTERM, _as_interrupt)
+    handler = signal.signal(signal.SIGTERM, as_interrupt)
     try:
         for number in range(min(settings.workers, sum(queue.open_cells()))):
             workers[number] = _start_worker(folder, settings, number)
@@ -111,9 +111,7 @@ def _watch_workers(
 
 def _start_worker(folder: StudyFolder, settings: Settings, number: int) -> subprocess.Popen[bytes]:
     threads = max((os.cpu_count() or 1) // settings.workers, 1)
-    # -m alone would put the working directory, and whatever lies there, before the libraries.
-    safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
-    command = [sys.executable, *safe, "-m", "vqseg.study.worker", "--store", str(folder.store), "--study", folder.name]
+    command = [*module_command("vqseg.study.worker"), "--store", str(folder.store), "--study", folder.name]
     command += ["--parent", str(os.getpid())]
     command += ["--device", settings.device, "--threads", str(threads), "--keep", settings.keep]
     command += ["--storage", settings.storage] if settings.storage else []
@@ -141,7 +139,3 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _as_interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
