@@ -89,7 +89,7 @@ def test_every_module_that_training_imports_is_in_the_core_or_known_not_to_compu
         "vqseg.assets", "vqseg.config", "vqseg.errors", "vqseg.files", "vqseg.identity", "vqseg.inspection",
         "vqseg.parts", "vqseg.manifest", "vqseg.plan", "vqseg.protocols", "vqseg.provenance", "vqseg.scoring",
         "vqseg.ranges", "vqseg.records.run", "vqseg.records.index", "vqseg.importers", "vqseg.splits", "vqseg.presets",
-        "vqseg.foreign_code",
+        "vqseg.foreign_code", "vqseg.strata",
         "vqseg.findings", "vqseg.rarity", "vqseg.trained", "vqseg.weights",
         "vqseg.pretrain",  # what it computes is the prior, whose identity is a leaf of the run's
     }  # fmt: skip

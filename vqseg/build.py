@@ -12,7 +12,7 @@ from vqseg.errors import InputError
 from vqseg.network import SegmentationNetwork
 from vqseg.parts import Part
 from vqseg.plan import Plan
-from vqseg.step import Setup
+from vqseg.step import Setup, held_at
 from vqseg.store import TensorStore
 
 
@@ -31,7 +31,11 @@ def check_parts(plan: Plan) -> None:
             build_prior(plan)
     if config.data.size_px % encoder.stride:
         raise InputError(f"data.size_px: {config.data.size_px} is no multiple of the encoder's stride {encoder.stride}")
-    _built(parts["perturbation"])
+    perturbation = _built(parts["perturbation"])
+    try:
+        held_at(perturbation, parts["method"].options.get("distortion"))
+    except ValueError as error:
+        raise InputError(f"method.{error}, and {parts['perturbation'].name!r} has none") from None
     _built(parts["optimizer"], {"head": [nn.Parameter(torch.zeros(1))]})
 
 

@@ -52,7 +52,10 @@ class Data(_Section):
     native slice and slides a window of it over a slice in inference. ``context``: that many neighbouring slices
     enter as channels. ``foreground_share``: at least this share of a labelled batch shows foreground, or one of
     ``foreground_classes``; a crop of those slices is drawn around a pixel of it (which a turn can move out of crops
-    of images that are smaller than the crop).
+    of images that are smaller than the crop). ``labelled_share``: that share of the split's labelled and unlabelled
+    patients is labelled (rounded down, at least one), whatever the split says; where all are, their images are the
+    unlabelled ones too. ``draw``: 0 labels the first of them in the manifest's order, any other number is a random
+    draw of its own, in which a larger share contains the smaller ones.
     """
 
     size_px: Count = 256
@@ -61,6 +64,8 @@ class Data(_Section):
     foreground_share: Share = 0.0
     foreground_classes: tuple[str, ...] = ()
     labels: Literal["labelled", "all"] = "labelled"
+    labelled_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    draw: Annotated[int, Field(ge=0)] = 0
 
 
 class Network(_Section):

@@ -232,7 +232,7 @@ def _stores(plan: Plan, device: torch.device) -> dict[str, TensorStore]:
     config, manifest, split = plan.config, plan.manifest, plan.split
     scans = {"labelled": [scan for part in plan.labelled_parts for scan in scans_of(manifest, split, part)]}
     if plan.parts["method"].factory.needs_unlabelled:
-        scans["unlabelled"] = scans_of(manifest, split, "unlabelled")
+        scans["unlabelled"] = scans_of(manifest, split, plan.unlabelled_part)
     return {
         part: open_store(
             plan.root,
@@ -298,7 +298,7 @@ def require_data(plan: Plan) -> None:
         InputError: the first problem (`vqseg.inspection.require_sound`).
     """
     semi = plan.parts["method"].factory.needs_unlabelled
-    parts = ("labelled", "unlabelled", "val") if semi else (*plan.labelled_parts, "val")
+    parts = ("labelled", plan.unlabelled_part, "val") if semi else (*plan.labelled_parts, "val")
     if not plan.split.parts.get("unlabelled") and not semi:
         parts = tuple(part for part in parts if part != "unlabelled")
     require_sound(plan.root, plan.manifest, plan.split, parts=parts, read_masks_of=(*plan.labelled_parts, "val"))

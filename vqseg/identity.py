@@ -21,6 +21,7 @@ CORE = (
     "vqseg.augment",
     "vqseg.build",
     "vqseg.codebook",
+    "vqseg.controller",
     "vqseg.convolution",
     "vqseg.dataset",
     "vqseg.losses",

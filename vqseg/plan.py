@@ -13,13 +13,17 @@ from vqseg.identity import PRETRAINING, code_hashes, identity, module_hash, scor
 from vqseg.manifest import Manifest, Scan, Split, read_manifest, read_split, scans_of
 from vqseg.parts import Part, resolve
 from vqseg.records.run import RunFolder
+from vqseg.splits import draw
 
 CHOICES = ("network.encoder", "network.quantizer", "network.decoder", "perturbation", "prior", "method", "optimizer")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that is known to be possible: config and options checked, data and split found, identity computed."""
+    """A run that is known to be possible: config and options checked, data and split found, identity computed.
+
+    ``split`` is the one chosen, with the labelled patients that `relabelled` draws from it.
+    """
 
     config: Config
     root: Path
@@ -30,6 +34,7 @@ class Plan:
     code: dict[str, str]
     identity: str
     prior_folder: Path | None = None
+    chosen: Split | None = None
 
     @property
     def aligned(self) -> bool:
@@ -66,6 +71,11 @@ class Plan:
         return ("labelled",) if self.config.data.labels == "labelled" else ("labelled", "unlabelled")
 
     @property
+    def unlabelled_part(self) -> str:
+        """The part of the split whose images are trained on without masks: where all are labelled, those."""
+        return "unlabelled" if self.split.parts.get("unlabelled") or not _redraws(self.config) else "labelled"
+
+    @property
     def foreground(self) -> tuple[int, ...]:
         """Indices of the classes that `data.foreground_share` counts."""
         names = self.config.data.foreground_classes or self.manifest.classes[1:]
@@ -80,6 +90,7 @@ def plan(config: Config, *, root: Path, split: str | None, store: Path) -> Plan:
     """
     manifest = read_manifest(root)
     chosen = read_split(root, manifest, split)
+    used = relabelled(manifest, chosen, config)
     parts = resolve_choices(config)
     code = code_hashes(()) | {name: found for part in parts.values() for name, found in part.hashes().items()}
     leaves, folder = identity_leaves(config, {key: part.identity() for key, part in parts.items()}), None
@@ -91,14 +102,42 @@ def plan(config: Config, *, root: Path, split: str | None, store: Path) -> Plan:
     if parts["prior"].name == "local":
         wanted = prior_identity(config, parts, manifest, chosen)
         leaves["prior.weights"], folder = wanted, store / "priors" / wanted
+    for key in ("data.labelled_share", "data.draw"):
+        leaves.pop(key, None)
+    if set(used.parts["labelled"]) != set(chosen.parts.get("labelled", [])):
+        # Who is labelled counts, not by which rule: the same patients are the same run.
+        leaves["data.labelled"] = sorted(used.parts["labelled"])
     if config.data.labels == "all" and parts["method"].factory.needs_unlabelled:
         raise InputError("data.labels: all opens the hidden labels; it goes with method: supervised only")
     if parts["method"].factory.needs_unlabelled and config.train.unlabelled_batch < 1:
         raise InputError("train.unlabelled_batch: must be at least 1 for a semi-supervised method")
     known = identity(leaves, manifest.digest, chosen.digest, code)
-    made = Plan(config, root, manifest, chosen, store, parts, code, known, folder)
+    made = Plan(config, root, manifest, used, store, parts, code, known, folder, chosen)
     _require_foreground(made)
     return made
+
+
+def relabelled(manifest: Manifest, split: Split, config: Config) -> Split:
+    """Return the split with the labelled patients that ``data.labelled_share`` and ``data.draw`` ask for.
+
+    Raises:
+        InputError: so many have no masks.
+    """
+    if not _redraws(config):
+        return split
+    share, number = config.data.labelled_share, config.data.draw
+    labelled, unlabelled = (split.parts.get(part, []) for part in ("labelled", "unlabelled"))
+    pool = len(labelled) + len(unlabelled)
+    # 5 % of 70 patients are 3, as in SSL4MIS; what a product misses by rounding is no patient less.
+    count = len(labelled) if share is None else max(int(share * pool + 1e-9), 1)
+    try:
+        return draw(manifest, split, name=split.name, labelled=str(count), seed=number or None)
+    except InputError as error:
+        raise InputError(f"data.labelled_share: {error}") from None
+
+
+def _redraws(config: Config) -> bool:
+    return config.data.labelled_share is not None or config.data.draw > 0
 
 
 def _require_foreground(plan: Plan) -> None:
@@ -177,7 +216,7 @@ def first_status(plan: Plan, name: str, provenance: dict[str, Any]) -> dict[str,
         },
         "split": {
             "name": plan.split.name,
-            "digest": plan.split.digest,
+            "digest": (plan.chosen or plan.split).digest,
             "parts": {
                 part: {"patients": len(plan.split.parts[part]), "images": sum(len(scan.slices) for scan in scans)}
                 for part, scans in members.items()

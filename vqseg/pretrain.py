@@ -206,7 +206,7 @@ def _store(plan: Plan, device: torch.device) -> tuple[TensorStore, np.ndarray, n
     All in the manifest's order, as `vqseg.plan.prior_identity` counts them: who of them is labelled must not matter.
     Held out are the images of the last tenth of the patients: by their loss the training can be watched.
     """
-    scans = training_scans(plan.manifest, plan.split)
+    scans = training_scans(plan.manifest, plan.chosen or plan.split)
     patients = list(dict.fromkeys(scan.patient for scan in scans))
     watched = set(patients[len(patients) - max(int(len(patients) * HELD_OUT), 1) :]) if len(patients) > 1 else set()
     size = plan.config.data.size_px if plan.config.data.geometry == "resize" else None

@@ -18,7 +18,7 @@ def check_rate(rate: float, *, below_one: bool = False) -> float:
     return rate
 
 
-def bernoulli(shape: torch.Size | tuple[int, ...], rate: float, generator: torch.Generator) -> Tensor:
+def bernoulli(shape: torch.Size | tuple[int, ...], rate: float | Tensor, generator: torch.Generator) -> Tensor:
     """Return a boolean tensor, true with probability ``rate`` (never at 0, always at 1)."""
     return torch.rand(shape, generator=generator, device=generator.device) < rate
 

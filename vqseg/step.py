@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from vqseg import streams
 from vqseg.codebook import Quantized, usage_loss
+from vqseg.controller import Controller
 from vqseg.network import SegmentationNetwork, to_coarser
 from vqseg.replacement import changed_share, energies
 
 
 class Perturbation(Protocol):
-    """See `vqseg.perturbations`."""
+    """See `vqseg.perturbations`; ``rate`` is a scalar on the device while a controller holds it."""
 
-    rate: float
+    rate: float | Tensor
 
     def draw(self, quantized: Quantized, codes: Tensor, generator: torch.Generator) -> Tensor:
         """Draw what changes."""
@@ -68,19 +69,37 @@ def parameter_groups(student: SegmentationNetwork) -> dict[str, list[nn.Paramete
 
 
 def perturb(
-    perturbation: Perturbation, quantized: Quantized, codes: Tensor, generator: torch.Generator
+    perturbation: Perturbation,
+    quantized: Quantized,
+    codes: Tensor,
+    generator: torch.Generator,
+    controller: Controller | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the perturbed tokens (B, N, C) and what to log of the change."""
-    codes = codes.detach()
+    """Return the perturbed tokens (B, N, C) and what to log of the change; a controller sets the rate first."""
+    codes, held = codes.detach(), dict[str, Tensor]()
+    if controller is not None:
+        perturbation.rate = held["perturbation/rate"] = controller.rate(codes.device)
     # Full precision also under autocast: differences of distances are what pi is made of.
     with torch.autocast(codes.device.type, enabled=False):
         perturbed = perturbation.apply(quantized, codes, perturbation.draw(quantized, codes, generator))
     moved, spread = energies(quantized.tokens, perturbed)
+    if controller is not None:
+        controller.observe(moved, spread)
     return perturbed, {
+        **held,
         "perturbation/moved": moved,
         "perturbation/spread": spread,
         "perturbation/changed": changed_share(quantized.tokens, perturbed),
     }
+
+
+def held_at(perturbation: Perturbation, distortion: float | None) -> Controller | None:
+    """Return what holds a perturbation's distortion, from its own rate on; None if it is to keep that rate.
+
+    Raises:
+        ValueError: the perturbation has no rate to hold it by.
+    """
+    return None if distortion is None else Controller(distortion, float(perturbation.rate))
 
 
 def perturbation_stream(setup: Setup, step: int, device: torch.device) -> torch.Generator:

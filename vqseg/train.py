@@ -30,7 +30,9 @@ PROCESS = Path("/proc/self")
 
 
 class Method(Protocol):
-    """See `vqseg.methods`."""
+    """See `vqseg.methods`. One that keeps tensors from step to step beside its networks has a dict of them, ``memory``,
+    that can be set.
+    """
 
     student: nn.Module
     teacher: nn.Module
@@ -191,6 +193,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "best": {name: vars(best) for name, best in self.best.items()},
             "meter": self.meter.state(),
+            "memory": getattr(self.method, "memory", {}),
             "streams": {"seed": self.seed, "step": self.step, "purposes": list(streams.PURPOSES)},
         }
         # Through memory: on a full disk a plain file raises an OSError that says so, torch's own writer does not.
@@ -220,6 +223,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.best = {name: Best(**best) for name, best in state["best"].items()}
         self.meter.load(state["meter"])
+        if state["memory"]:
+            self.method.memory = state["memory"]  # type: ignore[attr-defined]
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         return True
 

@@ -77,7 +77,7 @@ class NaiveStep:
         if perturbed:
             stream = streams.generator(self.seed, "perturbation", self.step, device=images.device)
             table = self.student.codes().detach()
-            drawn = naive_qpm(table, quantized.indices, self.method.perturbation.rate, stream)
+            drawn = naive_qpm(table, quantized.indices, float(self.method.perturbation.rate), stream)
             tokens = tokens + F.embedding(drawn, table) - F.embedding(quantized.indices, table)
         found = quantized.losses
         terms = weights.codebook * (found["codebook"] + weights.commitment * found["commitment"])

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from vqseg.dataset import Batch
 from vqseg.losses import info_nce, segmentation_loss
@@ -23,6 +23,7 @@ from vqseg.step import (
     Setup,
     Step,
     align,
+    held_at,
     parameter_groups,
     perturb,
     perturbation_stream,
@@ -31,7 +32,10 @@ from vqseg.teacher import follow, make_teacher
 
 
 class Supervised(nn.Module):
-    """One perturbed pass per step; the averaged weights are scored as *teacher*, though they teach nobody."""
+    """One perturbed pass per step; the averaged weights are scored as *teacher*, though they teach nobody.
+
+    ``distortion``: the perturbation's rate is moved so that its centered distortion stays there.
+    """
 
     needs_unlabelled = False
 
@@ -50,15 +54,29 @@ class Supervised(nn.Module):
         codebook_weight: Weight = 1.0,
         commitment: Weight = 0.25,
         usage_weight: Weight = 0.0,
+        distortion: Positive | None = None,
     ) -> None:
         super().__init__()
         if dual_branch != (student.image_decoder is not None):
             raise ValueError(f"dual_branch is {dual_branch}, but the network was built otherwise")
         self.student, self.teacher = student, make_teacher(student)
         self.perturbation, self.setup, self.segmentation = perturbation, setup, segmentation
+        self.controller = held_at(perturbation, distortion)
+        # Before a controller makes the rate a number of the device, which would have to be waited for.
+        self.separates = setup.separate_statistics and bool(perturbation.rate > 0)
         self.labelled_weight, self.reconstruction_weight = labelled_weight, reconstruction_weight
         self.align_weight, self.align_temperature = align_weight, align_temperature
         self.codebook_weights = CodebookWeights(codebook_weight, commitment, usage_weight)
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        """What is kept from step to step beside the networks, for the checkpoint."""
+        return {} if self.controller is None else {"controller": self.controller.state}
+
+    @memory.setter
+    def memory(self, kept: dict[str, Tensor]) -> None:
+        if self.controller is not None:
+            self.controller.state = kept["controller"]
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Return what is trained."""
@@ -70,11 +88,10 @@ class Supervised(nn.Module):
         encoded = self.student.encode(image)
         quantized = self.student.quantize(encoded.tokens)
         stream = perturbation_stream(self.setup, step, image.device)
-        perturbed, change = perturb(self.perturbation, quantized, quantized.table, stream)
-        separate = self.setup.separate_statistics and self.perturbation.rate > 0
-        with running_statistics_kept(self.student.segment_decoder, separate):
+        perturbed, change = perturb(self.perturbation, quantized, quantized.table, stream, self.controller)
+        with running_statistics_kept(self.student.segment_decoder, self.separates):
             logits = self.student.segment(perturbed, encoded)
-        if separate:
+        if self.separates:
             # No clean pass would otherwise move the decoder's running statistics that validation uses.
             with torch.no_grad():
                 self.student.segment(quantized.tokens, encoded)

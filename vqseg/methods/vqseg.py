@@ -30,6 +30,7 @@ from vqseg.step import (
     Setup,
     Step,
     align,
+    held_at,
     parameter_groups,
     perturb,
     perturbation_stream,
@@ -43,7 +44,8 @@ class VQSeg(nn.Module):
     """The semi-supervised method; without perturbation, dual branch and prior it is the VQ-embedded base.
 
     ``codebook_passes``: the codebook and usage terms of labelled and unlabelled tokens in one mean (``joint``), or
-    the sum of one mean each (``separate``, the release's).
+    the sum of one mean each (``separate``, the release's). ``distortion``: the perturbation's rate is moved so that
+    its centered distortion stays there (`vqseg.controller`).
     """
 
     needs_unlabelled = True
@@ -73,12 +75,14 @@ class VQSeg(nn.Module):
         commitment: Weight = 0.25,
         codebook_passes: Literal["joint", "separate"] = "joint",
         usage_weight: Weight = 0.0,
+        distortion: Positive | None = None,
     ) -> None:
         super().__init__()
         if dual_branch != (student.image_decoder is not None):
             raise ValueError(f"dual_branch is {dual_branch}, but the network was built otherwise")
         self.student, self.teacher = student, make_teacher(student)
         self.perturbation, self.setup = perturbation, setup
+        self.controller = held_at(perturbation, distortion)
         thresholds = class_thresholds(confidence, class_confidence or {}, setup.classes)
         self.register_buffer("thresholds", thresholds, persistent=False)
         self.segmentation, self.perturbs_strong = segmentation, perturb == "strong"
@@ -89,6 +93,16 @@ class VQSeg(nn.Module):
         self.align_weight, self.align_temperature = align_weight, align_temperature
         self.codebook_passes = codebook_passes
         self.codebook_weights = CodebookWeights(codebook_weight, commitment, usage_weight)
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        """What is kept from step to step beside the networks, for the checkpoint."""
+        return {} if self.controller is None else {"controller": self.controller.state}
+
+    @memory.setter
+    def memory(self, kept: dict[str, Tensor]) -> None:
+        if self.controller is not None:
+            self.controller.state = kept["controller"]
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Return what is trained."""
@@ -114,7 +128,7 @@ class VQSeg(nn.Module):
         first = n_labelled if self.perturbs_strong else count - len(unlabelled.weak)
         whole, shaken = encoded.split(first)
         stream = perturbation_stream(self.setup, step, encoded.tokens.device)
-        after, change = perturb(self.perturbation, quantized.part(first), quantized.table, stream)
+        after, change = perturb(self.perturbation, quantized.part(first), quantized.table, stream, self.controller)
 
         clean = self.student.segment(quantized.tokens[:first], whole)
         with running_statistics_kept(self.student.segment_decoder, self.setup.separate_statistics):

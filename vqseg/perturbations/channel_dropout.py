@@ -14,7 +14,7 @@ class ChannelDropout:
     """Independent for every image and channel, the same for all its tokens."""
 
     def __init__(self, *, rate: float = 0.5) -> None:
-        self.rate = check_rate(rate, below_one=True)
+        self.rate: float | Tensor = check_rate(rate, below_one=True)
 
     def draw(self, quantized: Quantized, codes: Tensor, generator: torch.Generator) -> Tensor:
         """Draw the factor of each channel: (B, 1, C), 0 or 1 / (1 - rate)."""

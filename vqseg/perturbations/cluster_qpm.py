@@ -50,8 +50,17 @@ class ClusterQPM:
     ) -> None:
         if clusters is not None and clusters < 1:
             raise ValueError(f"clusters must be at least 1, got {clusters}")
-        self.rate, self.clusters = rate, clusters
+        self.clusters = clusters
         self.qpm = QPM(rate=rate, distance=distance, temperature=temperature, scale=scale, chunk=chunk)
+
+    @property
+    def rate(self) -> float | Tensor:
+        """The share of tokens that change, but for those alone in their cluster."""
+        return self.qpm.rate
+
+    @rate.setter
+    def rate(self, rate: float | Tensor) -> None:
+        self.qpm.rate = rate
 
     def draw(self, quantized: Quantized, codes: Tensor, generator: torch.Generator) -> Tensor:
         """Draw the new codes' indices (B, N).
@@ -110,12 +119,12 @@ class _Within(QPM):
 
     def __init__(self, home: Tensor, clusters: int, like: QPM) -> None:
         super().__init__(
-            rate=like.rate,
             distance=like.distance,
             temperature=like.temperature,
             scale=like.scale,
             chunk=like.chunk,
         )
+        self.rate = like.rate  # unchecked: while a controller holds it, it is a number of the device
         self.home = home
         self.outside = home != torch.arange(clusters, device=home.device)[:, None]
         alone = ((~self.outside).sum(1) == 1).float()

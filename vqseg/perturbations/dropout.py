@@ -14,7 +14,7 @@ class Dropout:
     """Independent for every token and channel."""
 
     def __init__(self, *, rate: float = 0.5) -> None:
-        self.rate = check_rate(rate, below_one=True)
+        self.rate: float | Tensor = check_rate(rate, below_one=True)
 
     def draw(self, quantized: Quantized, codes: Tensor, generator: torch.Generator) -> Tensor:
         """Draw the factor of each number: (B, N, C), 0 or 1 / (1 - rate)."""

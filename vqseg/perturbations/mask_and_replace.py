@@ -33,10 +33,19 @@ class MaskAndReplace:
     uses: ClassVar[tuple[str, ...]] = ("vqseg.perturbations.uniform",)
 
     def __init__(self, *, rate: float = 0.7, mask_share: float = 0.9) -> None:
-        self.rate = check_rate(rate)
+        check_rate(rate)
         if not 0 <= mask_share <= 1:
             raise ValueError(f"mask_share must lie in [0, 1], got {mask_share}")
         self.mask_share, self.replacement = mask_share, Uniform(rate=rate)
+
+    @property
+    def rate(self) -> float | Tensor:
+        """The share of tokens that change."""
+        return self.replacement.rate
+
+    @rate.setter
+    def rate(self, rate: float | Tensor) -> None:
+        self.replacement.rate = rate
 
     def draw(self, quantized: Quantized, codes: Tensor, generator: torch.Generator) -> Tensor:
         """Draw the new codes' indices (B, N); V, one past the last code, is [MASK]."""

@@ -40,7 +40,7 @@ class QPM:
         scale: Literal["absolute", "nearest-neighbor"] = "absolute",
         chunk: int = 512,
     ) -> None:
-        self.rate = check_rate(rate)
+        self.rate: float | Tensor = check_rate(rate)
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature must be above 0, got {temperature}")
         if chunk < 1:

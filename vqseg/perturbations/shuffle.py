@@ -15,7 +15,7 @@ class Shuffle:
     """A uniformly random permutation of the chosen places; the others stay."""
 
     def __init__(self, *, rate: float = 1.0) -> None:
-        self.rate = check_rate(rate)
+        self.rate: float | Tensor = check_rate(rate)
 
     def draw(self, quantized: Quantized, codes: Tensor, generator: torch.Generator) -> Tensor:
         """Draw for each place the place that its token comes from: (B, N)."""

@@ -14,7 +14,7 @@ class Uniform:
     """QPM's limit at infinite temperature."""
 
     def __init__(self, *, rate: float = 0.7) -> None:
-        self.rate = check_rate(rate)
+        self.rate: float | Tensor = check_rate(rate)
 
     def draw(self, quantized: Quantized, codes: Tensor, generator: torch.Generator) -> Tensor:
         """Draw the new codes' indices (B, N)."""
