@@ -1,24 +1,43 @@
 """Tables and figures from run folders: one file per table or figure, one row per report.
 
-A report NAME is the module `vqseg.report.NAME` with ``build(selection) -> Report``. This module stays light, so that
-a command can list reports without loading pandas or matplotlib. Nothing here ever imports torch.
+A report is a module of this package: of one study, with ``build(selection) -> Report``, or of a whole store, with
+``build(store, studies, options) -> Report``. This module stays light, so that a command can list reports without
+loading pandas or matplotlib. Nothing here ever imports torch.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Entry(NamedTuple):
-    """Which study definition a report speaks about (None: any), and what it shows."""
+    """The module of a report, the study definition that it speaks about (None: any), its scope, what it shows."""
 
+    module: str
     study: str | None
+    scope: Literal["study", "store"]
     about: str
 
 
 REPORTS = {
-    "ablation": Entry(None, "any study: arms x scores, effects against the reference, curves, codebooks, cost"),
-    "epsilon": Entry("epsilon-sweep", "scores against rate and distortion, reach, KL, QPM against the best dropout"),
-    "modules": Entry("modules", "a grid of modules: ticks x scores, effects and interactions, cost, the paper's steps"),
+    "main": Entry("main", None, "store", "methods x labels: what was trained here, rivals, published rows"),
+    "ablation": Entry("ablation", None, "study", "any study: arms x scores, effects, curves, codebooks, cost"),
+    "modules": Entry("modules", "modules", "study", "a grid of modules: effects and interactions, the paper's steps"),
+    "epsilon": Entry("epsilon", "epsilon-sweep", "study", "scores against rate and distortion, reach, KL"),
+    "hyperparameters": Entry("hyperparameters", "loss-weights", "study", "scores over a grid of loss weights"),
+    "codebook": Entry("codebook_size", "codebook-size", "study", "size and width of the codebook: scores, use, codes"),
+    "priors": Entry("priors", "fm-prior", "study", "what tokens are aligned with: scores, cost, what is missing"),
+    "label-ratio": Entry("label_ratio", "label-ratio", "study", "gains at every share of labelled patients, draws"),
+    "perturbations": Entry("matched", "perturbations", "study", "every perturbation at one distortion, or one flip rate"),
+    "normalization": Entry("normalization", "normalization", "study", "statistics x perturbation: is it an artefact?"),
+    "recipes": Entry("recipes", "recipes", "study", "the three published recipes on one data set"),
+    "protocols": Entry("protocols", "protocols", "study", "one study under every protocol: how ranks and gaps move"),
+    "qualitative": Entry("qualitative", None, "study", "best, median and worst cases, arms side by side"),
+    "search": Entry("search", "loss-search", "study", "trials of a search, what mattered, what was pruned"),
+    "cost": Entry("costs", None, "study", "parameters, memory, time per step, hours per arm"),
+    "stability": Entry("stability", None, "study", "how often ranks change when patients or seeds are drawn again"),
+    "claims": Entry("claims", None, "store", "the paper's claims, each with a verdict"),
+    "diff": Entry("diff", None, "store", "two stores or two studies: what changed, in settings and in scores"),
+    "all": Entry("everything", None, "store", "one page with all of it"),
 }
 
 

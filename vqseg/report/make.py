@@ -98,7 +98,7 @@ def _make(
     measure_name(options.metric)
     selection = select(store, study, options)
     columns_of(options.columns, selection.scores)
-    report: Report = import_module(f"vqseg.report.{kind}").build(selection)
+    report: Report = import_module(f"vqseg.report.{REPORTS[kind].module}").build(selection)
     paths = page.write(report, selection, drawn)
     # What becomes of a run that claims to be running, only its lock can tell, and no file.
     resting = not set(selection.tabled_cells["state"]) & {"running", "killed"}
