@@ -7,12 +7,20 @@ import subprocess
 import sys
 import time
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
+from vqseg.cli import queue as command
 from vqseg.errors import InputError
+from vqseg.files import write_json
+from vqseg.records.run import RunFolder
 from vqseg.study import queue as module
+from vqseg.study.cells import StudyFolder
 from vqseg.study.journal import KernelLock
 from vqseg.study.queue import MAX_DEATHS, Queue, lease
+from vqseg.study.snapshot import copy_queue
 
 
 def cells(count):
@@ -90,6 +98,54 @@ def test_a_released_cell_is_claimed_again_and_a_dropped_one_is_not(tmp_path):
     assert again.cell["identity"] == "id0" and queue.claim() is None
     queue.drop(again)
     assert queue.open_cells() == (0, 0) and queue.completed() == []
+
+
+def test_a_pruned_cell_never_waits_again_unless_it_was_trained_to_its_end(tmp_path):
+    queue = filled(tmp_path, 1)
+    queue.prune(queue.claim())
+    queue.fill(cells(1), {}, set())
+    assert states(queue) == ["PRUNED"] and queue.open_cells() == (0, 0)
+    queue.fill(cells(1), {"id0": 0.5}, set())
+    assert states(queue) == ["PRUNED", "COMPLETE"]
+
+
+def test_a_queue_grows_by_one_cell_that_nobody_else_makes(tmp_path):
+    queue, (cell,), told = filled(tmp_path, 1), cells(2)[1:], []
+
+    def make(known):
+        told.append(known)
+        return cell if "id1" not in known else None
+
+    assert queue.grow(make) and not told, "one waits already"
+    queue.claim()
+    assert queue.grow(make) and queue.claim().cell == cell
+    assert not queue.grow(make) and told == [{"id0"}, {"id0", "id1"}]
+
+
+def grow_all(folder, made):
+    def make(known):
+        time.sleep(0.01)  # long enough for another to come in between
+        return cells(len(known) + 1)[-1] if len(known) < 12 else None
+
+    queue = Queue(folder, "s")
+    while queue.grow(make):
+        if (claim := queue.claim()) is not None:
+            with open(made, "a") as file:
+                file.write(claim.cell["identity"] + "\n")
+            queue.finish(claim, 0.5)
+
+
+def test_several_processes_make_every_cell_once(tmp_path):
+    Queue(tmp_path / "q", "s")
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=grow_all, args=(tmp_path / "q", tmp_path / "made")) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    made = (tmp_path / "made").read_text().split()
+    assert sorted(made) == sorted(f"id{n}" for n in range(12)) == sorted(Queue(tmp_path / "q", "s").completed())
 
 
 def test_a_claim_that_was_lost_meanwhile_changes_nothing(tmp_path):
@@ -226,3 +282,104 @@ def test_a_damaged_journal_is_one_line(tmp_path):
     (tmp_path / "queue.journal").write_bytes(b"nonsense\nnonsense\n")
     with pytest.raises(InputError, match=r"queue\.journal cannot be used"):
         Queue(tmp_path, "s")
+
+
+ARMS = [
+    {"label": "none", "at": {}},
+    {"label": "V=64", "at": {"V": 64, "statistics": "shared", "rate": 0.5, "on": True}, "factors": {"QPM": True}},
+    {"label": "V=4096", "at": {"V": 4096, "statistics": "separate", "rate": 0.9, "on": False}},
+]
+
+
+def studied(store, search=None):
+    """Write a study of six cells: two finished, one failed, one in hand; return its folder and record."""
+    folder = StudyFolder(store, "grid-acdc-cpu")
+    named = [{**cell, "arm": ARMS[n % 3]["label"], "seed": n // 3} for n, cell in enumerate(cells(6))]
+    record = {"name": folder.name, "study": "grid", "arms": ARMS, "cells": named, "split": {"name": "7"}, "data": {}}
+    record |= {"search": search} if search else {}
+    write_json(folder.path / "study.json", record)
+    queue = Queue(folder.path, folder.name)
+    queue.fill(named, {}, set())
+    queue.finish(queue.claim(), 0.5)
+    queue.finish(queue.claim(), 0.75)
+    queue.drop(queue.claim())
+    queue.claim()
+    run = RunFolder(store, "id1")
+    run.path.mkdir(parents=True)
+    (run.path / "metrics.csv").write_text(
+        "step,name,value\n4,val/dice_teacher,0.25\n4,lr,1.0\n8,val/dice_teacher,0.75\n8,"
+    )
+    return folder, record
+
+
+def copied(path, name="grid-acdc-cpu"):
+    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(path))))
+
+
+def test_a_copy_of_the_queue_has_parameters_and_the_queue_is_as_it_was(tmp_path):
+    folder, record = studied(tmp_path)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.path.iterdir() if path.is_file()}
+    assert copy_queue(folder, record, tmp_path / "away" / "copy") == 6
+    assert before == {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.path.iterdir() if path.is_file()
+    }
+    assert [path.name for path in (tmp_path / "away").iterdir()] == ["copy"]
+    study = copied(tmp_path / "away" / "copy")
+    trials = study.get_trials()
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2 + ["FAIL", "RUNNING", "WAITING", "WAITING"]
+    assert study.best_value == 0.75 and study.best_trial.number == 1
+    assert study.best_params == {
+        "V": 64, "statistics": "shared", "rate": 0.5, "on": True, "arm": "V=64", "seed": 0, "QPM": True,
+    }  # fmt: skip
+    assert trials[0].params == {"arm": "none", "seed": 0} and trials[5].params["seed"] == 1
+    assert trials[1].intermediate_values == {4: 0.25, 8: 0.75} and trials[0].intermediate_values == {}
+    wide, narrow = trials[1].distributions["V"], trials[1].distributions["rate"]
+    assert (wide.low, wide.high, wide.log) == (64, 4096, True) and (narrow.low, narrow.high, narrow.log) == (
+        0.5,
+        0.9,
+        False,
+    )
+    assert {"lease", "cell"}.isdisjoint(trials[3].user_attrs) and trials[3].user_attrs["identity"] == "id3"
+    study.tell(study.ask(), 1.0)  # it is a study of its own
+    assert sum(Queue(folder.path, folder.name).open_cells()) == 3
+
+
+def test_a_copy_of_a_searchs_queue_has_what_was_sampled(tmp_path):
+    space = {"quantizer.V": {"low": 100, "high": 5000, "log": True}, "perturbation.rate": {"low": 0.1, "high": 1}}
+    folder, record = studied(tmp_path, {"space": space, "budget": 9})
+    copy_queue(folder, record, tmp_path / "copy")
+    trials = copied(tmp_path / "copy").get_trials()
+    assert trials[1].params == {"V": 100.0, "rate": 0.5}, "the preset's own point may lie outside"
+    assert trials[2].params == {"V": 4096.0, "rate": 0.9} and trials[2].distributions["V"].log
+
+
+def test_a_copy_leaves_out_what_a_writer_has_not_ended(tmp_path):
+    folder, record = studied(tmp_path)
+    with (folder.path / "queue.journal").open("ab") as file:
+        file.write(b'{"op_code":4,"torn')
+    assert copy_queue(folder, record, tmp_path / "copy") == 6
+    assert (folder.path / "queue.journal").read_bytes().endswith(b"torn")
+
+
+def test_the_command_says_how_a_copy_is_opened(tmp_path, capsys):
+    studied(tmp_path)
+    command.copy(tmp_path, "grid", tmp_path / "my copy")
+    said = capsys.readouterr().out
+    assert f"optuna-dashboard '{tmp_path}/my copy'" in said and "--study-name grid-acdc-cpu" in said
+
+
+def test_a_copy_that_cannot_be_is_one_line(tmp_path):
+    folder, record = studied(tmp_path)
+    (tmp_path / "there").write_text("mine")
+    with pytest.raises(InputError, match="there: is there already"):
+        copy_queue(folder, record, tmp_path / "there")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        copy_queue(folder, record, tmp_path / "file" / "copy")
+    (folder.path / "queue.journal").write_bytes(b"nonsense\nnonsense\n")
+    with pytest.raises(InputError, match=r"queue\.journal: is not readable"):
+        copy_queue(folder, record, tmp_path / "copy")
+    (folder.path / "queue.journal").unlink()
+    with pytest.raises(InputError, match="'vqseg study run grid' makes the queue"):
+        copy_queue(folder, record, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()

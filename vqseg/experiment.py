@@ -55,6 +55,14 @@ __all__ = [
 KEEP = ("last", "best", "all", "none")
 
 
+class Pruned(Exception):
+    """A run was given up before its end, ``by`` a search: others did better at the same step."""
+
+    def __init__(self, why: str, *, by: str) -> None:
+        super().__init__(why)
+        self.by = by
+
+
 def run(
     plan: Plan,
     *,
@@ -63,15 +71,19 @@ def run(
     keep: str = "last",
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int, int], None] = lambda step, steps: None,
+    on_validation: Callable[[float, int], None] = lambda dice, step: None,
 ) -> RunFolder:
     """Train (or resume, or find finished), score the validation part, record.
 
-    The status is true at every moment; a killed run is seen by its lock (`RunFolder.state`).
+    The status is true at every moment; a killed run is seen by its lock (`RunFolder.state`). ``on_validation`` is
+    told the teacher's Dice at a step, and may raise `Pruned`. A run that was pruned is trained anew, from its first
+    step, by whoever calls this for it again.
 
     Raises:
         InputError: bad data or checkpoint, or another process holds the run.
         Interrupted: asked to stop; the same call resumes.
         Diverged: the loss is not finite; the run is `failed`.
+        Pruned: ``on_validation`` raised it; the run is `pruned`, and keeps its metrics alone.
     """
     if keep not in KEEP:
         raise InputError(f"--keep {keep}: expected one of {', '.join(KEEP)}")
@@ -86,9 +98,13 @@ def run(
         if folder.exists() and folder.status()["state"] == "finished":
             return folder  # by another process, while this one waited
         try:
-            _train_and_score(plan, folder, name, target, keep, should_stop, on_progress)
+            _train_and_score(plan, folder, name, target, keep, should_stop, on_progress, on_validation)
         except Interrupted:
             folder.update(state="interrupted")
+            raise
+        except Pruned as end:
+            folder.update(state="pruned", finished=now(), pruned={"by": end.by, "why": str(end)})
+            (folder.path / "checkpoint.pt").unlink(missing_ok=True)
             raise
         except BaseException as error:
             if folder.exists():
@@ -121,6 +137,7 @@ def _train_and_score(
     keep: str,
     should_stop: Callable[[], bool],
     on_progress: Callable[[int, int], None],
+    on_validation: Callable[[float, int], None],
 ) -> None:
     config = plan.config
     provenance = describe(device, pick_precision(config.train.precision, device))
@@ -140,9 +157,13 @@ def _train_and_score(
     def log(values: dict[str, float], step: int) -> None:
         metrics.write(values, step)
         folder.update(step=step)
+        if "val/dice_teacher" in values:
+            on_validation(values["val/dice_teacher"], step)
 
     trainer.log = log
-    folder.update(state="running", error=None, finished=None, started=folder.status().get("started") or now())
+    status = folder.status()
+    again = {"pruned": None} if status.get("pruned") else {}
+    folder.update(state="running", error=None, finished=None, started=status.get("started") or now(), **again)
     trainer.run()
     cost = {
         "parameters": sum(p.numel() for p in method.student.parameters() if p.requires_grad),

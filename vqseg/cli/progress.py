@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vqseg.records.run import FINAL
+
 LINE_SECONDS = 20.0
 
 
@@ -68,7 +70,7 @@ def study_bars(name: str) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
         tasks: dict[str, Any] = {}
 
         def watch(rows: list[dict[str, Any]]) -> None:
-            bars.update(whole, total=len(rows), completed=sum(row["state"] in ("finished", "failed") for row in rows))
+            bars.update(whole, total=len(rows), completed=sum(row["state"] in FINAL for row in rows))
             for row in rows:
                 if row["state"] == "running":
                     if row["name"] not in tasks:
@@ -87,7 +89,7 @@ class _Lines:
         self.name, self.states, self.last = name, {}, time.monotonic()  # type: ignore[var-annotated]
 
     def __call__(self, rows: list[dict[str, Any]]) -> None:
-        done = sum(row["state"] in ("finished", "failed") for row in rows)
+        done = sum(row["state"] in FINAL for row in rows)
         for row in rows:
             before, self.states[row["identity"]] = self.states.get(row["identity"]), row["state"]
             if before != row["state"] and (before or row["state"] not in ("new", "finished")):

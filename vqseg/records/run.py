@@ -6,13 +6,17 @@
       metrics.csv        step,name,value: one line per logged number
       rows.parquet       one line per (part, checkpoint, network, protocol, case, class): see `vqseg.evaluate`
       codebook.parquet   usage histogram: part, network, code, tokens, then tokens per class
+      tokens-PART.parquet  every token's code and place ('vqseg codes')
+      moments-PART.npz   codebook and use as drawn, at best, at the end ('vqseg codes')
       labels/            label maps, PART-CHECKPOINT-NETWORK-GEOMETRY/SCAN.npz
       overlays/          PNG of a few fixed cases
       weights/           CHECKPOINT-NETWORK.safetensors, as --keep says
       checkpoint.pt      resume state, only while unfinished
       lock               held (flock) by the process that trains or scores
 
-States: running, interrupted (stopped on request, resumes), failed (an error, kept in `error`), finished.
+States: running, interrupted (stopped on request, resumes), failed (an error, kept in `error`), finished, pruned (given
+up by a search before its end, by whom and why in `pruned`; final for that search, but whoever else wants the run
+trains it anew, to its end). Only what is finished has scores and weights, and is tabulated.
 A folder that says `running` and whose lock nobody holds was killed: `state_of` answers `killed`.
 """
 
@@ -29,6 +33,8 @@ from vqseg.errors import InputError
 from vqseg.files import read_json, read_yaml, write_json, write_yaml
 
 STATUS = "status.json"
+FINAL = ("finished", "failed", "pruned")
+"""The states of a run that is over."""
 
 
 def now() -> str:

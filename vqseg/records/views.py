@@ -20,9 +20,9 @@ from vqseg.records.mirror import (
     stamp,
     thin,
 )
-from vqseg.records.run import STATUS, RunFolder
+from vqseg.records.run import FINAL, STATUS, RunFolder
 
-STATES = ("finished", "running", "interrupted", "killed", "failed", "waiting")
+STATES = ("finished", "running", "interrupted", "killed", "failed", "pruned", "waiting")
 MLFLOW_STATUS = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED"}
 
 
@@ -155,7 +155,7 @@ def study_view(store: Path, study: dict[str, Any]) -> View:
 def _study_status(counts: dict[str, int]) -> str:
     if counts.get("running"):
         return MLFLOW_STATUS["running"]
-    if set(counts) <= {"finished", "failed"}:
+    if set(counts) <= set(FINAL):
         return MLFLOW_STATUS["finished" if counts.get("finished") else "failed"]
     return "SCHEDULED" if set(counts) == {"waiting"} else "KILLED"
 

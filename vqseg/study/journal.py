@@ -1,4 +1,5 @@
-"""The lock of the queue's journal: held by the kernel, so that a writer that is killed holds nobody up.
+"""The locks of a study's folder and of its queue's journal: held by the kernel, so that a holder that is killed
+holds nobody up.
 
 Optuna's own lock files stay when their owner is killed; everybody then waits for a grace period, and a writer that
 was merely stopped for longer loses its lock without noticing.
@@ -6,8 +7,19 @@ was merely stopped for longer loses its lock without noticing.
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only one who changes a study's queue, or makes its record grow, while the block lasts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "queue.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class KernelLock:
@@ -27,6 +39,14 @@ class KernelLock:
     def release(self) -> None:
         """Let the next one write."""
         self._held.pop().close()
+
+
+def whole_lines(path: Path) -> bytes:
+    """Return a journal up to its last whole line, as it stands between two writes; nothing of it is changed."""
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        text = file.read()
+    return text[: text.rfind(b"\n") + 1]
 
 
 def cut_unfinished_line(file: BinaryIO) -> None:

@@ -3,17 +3,18 @@
 Optuna's journal file hands each enqueued trial to one worker (plain SQLite under several processes does not, so it
 is refused), but has no heartbeat: a lease, renewed by the worker and kept with the trial, tells a killed claim from a
 slow one. A lease of this host whose process is gone is stale at once, any other when it was not renewed for
-`LEASE_SECONDS`. Trials never come from a sampler: a trial without a cell is refused.
+`LEASE_SECONDS`. Trials never come from a sampler: a trial without a cell is refused. The cells of a search are made
+one by one (`vqseg.study.search`), and wait here like any other.
 
-A trial ends COMPLETE when its cell is finished. FAIL says only that this claim is over: whether the cell itself failed
-stands in its run and its study (`vqseg.study.standing`).
+A trial ends COMPLETE when its cell is finished, PRUNED when a search gave it up, and then that cell never waits again.
+FAIL says only that this claim is over: whether the cell itself failed stands in its run and its study
+(`vqseg.study.standing`).
 """
 
-import fcntl
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from vqseg.errors import InputError
-from vqseg.study.journal import KernelLock
+from vqseg.study.journal import KernelLock, alone
 
 LEASE_SECONDS = 120.0
 # A claim that has not yet written its lease is believed for this long.
@@ -55,7 +56,7 @@ class Queue:
 
     def __init__(self, folder: Path, name: str, storage: str | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._guard = folder / "queue.lock"
+        self._folder = folder
         try:
             place = _storage(folder, storage)
             self.study = optuna.create_study(study_name=name, storage=place, direction="maximize", load_if_exists=True)
@@ -67,7 +68,7 @@ class Queue:
             raise InputError(f"the queue in {where} cannot be used ({type(error).__name__}: {reason})") from None
 
     def fill(self, cells: list[dict[str, Any]], finished: dict[str, float], failed: set[str]) -> None:
-        """Enqueue every cell that is neither in hand, nor finished, nor ``failed``; note finished ones as complete."""
+        """Enqueue every cell that is not in hand, finished, pruned or ``failed``; note finished ones as complete."""
         open_states = {TrialState.WAITING, TrialState.RUNNING}
         with self._alone():
             known: dict[str, set[TrialState]] = {}
@@ -81,8 +82,24 @@ class Queue:
                 if identity in finished:
                     if TrialState.COMPLETE not in states:
                         self._add_finished(cell, finished[identity])
-                elif identity not in failed:
+                elif identity not in failed and TrialState.PRUNED not in states:
                     self._enqueue(cell, deaths=0, reached=-1)
+
+    def grow(self, make: Callable[[set[str]], dict[str, Any] | None]) -> bool:
+        """Enqueue the cell that ``make`` makes, unless one waits; return whether one does.
+
+        ``make`` is told the identities that were ever queued. Nobody else changes the queue meanwhile, so that no two
+        workers make the same cell.
+        """
+        with self._alone():
+            trials = self.study.get_trials(deepcopy=False)
+            if any(trial.state == TrialState.WAITING for trial in trials):
+                return True
+            cell = make({trial.user_attrs.get("identity", "") for trial in trials})
+            if cell is None:
+                return False
+            self._enqueue(cell, deaths=0, reached=-1)
+            return True
 
     def sweep(self, step_of: Callable[[str], int], *, forgive: bool = False) -> list[tuple[dict[str, Any], str]]:
         """Give back what dead workers held. Safe to call from anywhere, any time.
@@ -137,6 +154,12 @@ class Queue:
             if self._ours(claim):
                 self.study.tell(claim.trial, value)
 
+    def prune(self, claim: Claim) -> None:
+        """End a claim whose cell a search gave up."""
+        with self._alone():
+            if self._ours(claim):
+                self.study.tell(claim.trial, state=TrialState.PRUNED)
+
     def drop(self, claim: Claim) -> None:
         """End a claim without a result and without another try: the cell failed, or is no longer asked for."""
         with self._alone():
@@ -181,11 +204,8 @@ class Queue:
         trial = self.study.get_trials(deepcopy=False)[claim.trial.number]
         return trial.state == TrialState.RUNNING
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with self._guard.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _alone(self) -> AbstractContextManager[None]:
+        return alone(self._folder)
 
 
 def lease() -> dict[str, Any]:

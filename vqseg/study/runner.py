@@ -1,4 +1,7 @@
-"""Runs a study: fills the queue, starts workers and the mirror's process, watches, and stops all of them cleanly."""
+"""Runs a study: fills the queue, starts workers and the mirror's process, watches, and stops all of them cleanly.
+
+The record of a search grows while it runs: what is watched is then the record as it stands.
+"""
 
 import errno
 import os
@@ -14,7 +17,7 @@ from vqseg.errors import InputError
 from vqseg.parts import code_in
 from vqseg.processes import as_interrupt, module_command
 from vqseg.records import sync
-from vqseg.study import standing
+from vqseg.study import search, standing
 from vqseg.study.cells import StudyFolder, write
 from vqseg.study.queue import Queue
 
@@ -39,38 +42,57 @@ class Settings:
     retry_failed: bool = False
     mirror: bool = True
     allow_code: bool = False
+    budget: int | None = None
 
 
 def run_study(folder: StudyFolder, record: dict[str, Any], settings: Settings, watch: Watch) -> dict[str, str]:
-    """Run every cell that is neither finished nor failed; return identity -> state.
+    """Run every cell that is neither finished nor failed, and a search's trials to come; return identity -> state.
 
     ``watch`` is called about twice a second with one row per cell (see `vqseg.study.standing.progress`).
 
     Raises:
-        InputError: the storage cannot be used, or the workers cannot start.
+        InputError: the storage cannot be used, the workers cannot start, there is a budget for what is no search, or a
+            search cannot be, or finds nothing new.
         OSError: the disk is full.
         KeyboardInterrupt: stopped; the cells in hand were checkpointed first.
     """
     queue = Queue(folder.path, folder.name, settings.storage)
     settings.allow_code = bool(code_in(record))  # all of it was typed, or admitted by `cells.prepare`
-    write(folder, record)
+    record = _written(folder, record, settings)
     _fill(queue, folder, record, settings.retry_failed)
-    if not any(queue.open_cells()):
+    if not (sum(queue.open_cells()) + search.left(record)):
         return standing.states(folder, record)
     mirror = sync.start(folder.store, tracking=settings.tracking) if settings.mirror else None
     workers: dict[int, subprocess.Popen[bytes]] = {}
     handler = signal.signal(signal.SIGTERM, as_interrupt)
     try:
-        for number in range(min(settings.workers, sum(queue.open_cells()))):
+        for number in range(min(settings.workers, sum(queue.open_cells()) + search.left(record))):
             workers[number] = _start_worker(folder, settings, number)
         _watch_workers(folder, record, settings, queue, workers, watch)
+        record = _standing_record(folder, record)
         watch(standing.progress(folder, record))
     finally:
         _stop(list(workers.values()))
         if mirror is not None:
             sync.finish(mirror)
         signal.signal(signal.SIGTERM, handler)
+    if record.get("exhausted"):
+        raise InputError(f"study {folder.name}: the search ends before its budget: {record['exhausted']}")
     return standing.states(folder, record)
+
+
+def _written(folder: StudyFolder, record: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Write the study's record and return it as it stands then."""
+    if record.get("search"):
+        return search.begin(folder, record, budget=settings.budget, allow_code=settings.allow_code)
+    if settings.budget is not None:
+        raise InputError(f"--budget {settings.budget}: study {record['study']!r} does not search; leave it out")
+    write(folder, record)
+    return record
+
+
+def _standing_record(folder: StudyFolder, record: dict[str, Any]) -> dict[str, Any]:
+    return folder.read() if record.get("search") else record
 
 
 def _fill(queue: Queue, folder: StudyFolder, record: dict[str, Any], retry_failed: bool) -> None:
@@ -92,16 +114,17 @@ def _watch_workers(
     watch: Watch,
 ) -> None:
     false_starts = 0
-    while any(worker.poll() is None for worker in workers.values()) or any(queue.open_cells()):
+    while any(worker.poll() is None for worker in workers.values()) or sum(queue.open_cells()) + search.left(record):
         watch(standing.progress(folder, record))
         time.sleep(POLL_SECONDS)
+        record = _standing_record(folder, record)
         for number, worker in list(workers.items()):
             if worker.poll() is None:
                 continue
             standing.give_back(queue, folder)
             if worker.returncode in (errno.ENOSPC, errno.EDQUOT):
                 raise OSError(worker.returncode, os.strerror(worker.returncode), str(folder.store))
-            if not any(queue.open_cells()):
+            if not (sum(queue.open_cells()) + search.left(record)):
                 continue
             false_starts += int(bool(worker.returncode) and not queue.served(worker.pid))
             if false_starts > MAX_FALSE_STARTS * settings.workers:

@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from vqseg.errors import InputError
-from vqseg.experiment import Plan, run
+from vqseg.experiment import Plan, Pruned, run
 from vqseg.records.run import RunFolder, now
+from vqseg.study import search
 from vqseg.study.cells import StudyFolder, plan_cell
 from vqseg.study.queue import LEASE_SECONDS, Claim, Queue
 from vqseg.study.standing import forgive_failures, give_back, note_failure
@@ -64,12 +65,15 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     folder = StudyFolder(arguments.store, arguments.study)
     queue = Queue(folder.path, folder.name, arguments.storage)
+    grows, propose = bool(folder.read().get("search")), partial(search.propose, folder, allow_code=arguments.allow_code)
     while not stop():
         claim = queue.claim()
         if claim is not None:
             _work(queue, claim, folder, arguments, stop)
             continue
         give_back(queue, folder)
+        if grows and queue.grow(propose):
+            continue
         if not any(queue.open_cells()):
             break
         time.sleep(WAIT_SECONDS)  # somebody else may die over what is left
@@ -97,15 +101,22 @@ def _attempt(
     queue: Queue, claim: Claim, folder: StudyFolder, arguments: argparse.Namespace, stop: Stop
 ) -> Callable[[], None]:
     """Run one cell; return how its claim ends."""
+    if search.gave_up(folder, claim.cell["identity"]):  # by a worker that died before it could say so
+        return partial(queue.prune, claim)
     try:
-        planned = plan_cell(folder.read(), arguments.store, claim.cell, allow_code=arguments.allow_code)
+        record = folder.read()
+        planned = plan_cell(record, arguments.store, claim.cell, allow_code=arguments.allow_code)
         if planned.identity != claim.cell["identity"]:
             _say(claim, "left out: code, data or settings changed since it was queued")
             return partial(queue.drop, claim)
-        value = float(_run(planned, claim, arguments, stop).status()["validation"]["last"]["teacher"])
+        judge = search.judge(folder, claim.cell, planned) if record.get("search") else _carry_on
+        value = float(_run(planned, claim, arguments, stop, judge).status()["validation"]["last"]["teacher"])
     except Interrupted as error:
         _say(claim, str(error))
         return partial(queue.release, claim)
+    except Pruned as error:
+        _say(claim, f"pruned: {error}")
+        return partial(queue.prune, claim)
     except Exception as error:  # a failed cell is a row with its error; the study goes on
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise
@@ -119,7 +130,13 @@ def _attempt(
     return partial(queue.finish, claim, value)
 
 
-def _run(planned: Plan, claim: Claim, arguments: argparse.Namespace, stop: Stop) -> RunFolder:
+def _carry_on(dice: float, step: int) -> None:
+    """Judge no validation: what is no search trains every cell to its end."""
+
+
+def _run(
+    planned: Plan, claim: Claim, arguments: argparse.Namespace, stop: Stop, judge: Callable[[float, int], None]
+) -> RunFolder:
     """Train, after any other process that is at the same run (for another study, or about to stop)."""
     while True:
         while planned.folder.exists() and planned.folder.locked():
@@ -127,8 +144,8 @@ def _run(planned: Plan, claim: Claim, arguments: argparse.Namespace, stop: Stop)
                 raise Interrupted("stopped while another process trains this run")
             time.sleep(WAIT_SECONDS)
         try:
-            name = claim.cell["name"]
-            return run(planned, name=name, device=arguments.device, keep=arguments.keep, should_stop=stop)
+            name, keep = claim.cell["name"], arguments.keep
+            return run(planned, name=name, device=arguments.device, keep=keep, should_stop=stop, on_validation=judge)
         except InputError:
             if not planned.folder.locked():  # otherwise somebody was faster
                 raise
