@@ -12,7 +12,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 
 import typer
 
-from vqseg.cli import bench, check, config, data, doctor, predict, prior, records, report, study, train, ui
+from vqseg.cli import bench, check, codes, config, data, doctor, predict, prior, records, report, study, train, ui
 from vqseg.errors import InputError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.add_typer(prior.app, name="prior")
 app.command()(train.train)
 app.command()(train.evaluate)
 app.command()(check.check)
+app.command()(codes.codes)
 app.command()(predict.predict)
 app.command()(predict.score)
 app.command()(report.report)

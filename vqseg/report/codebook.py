@@ -47,14 +47,14 @@ def compute(usage: pd.DataFrame, part: str) -> pd.DataFrame:
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """Return per run of `compute`'s table: ``tokens`` T, ``codes`` V, ``utilization``, ``ceiling``, ``perplexity``."""
     records = []
-    for (arm, seed, identity), own in table.groupby(["arm", "seed", "identity"], sort=False)[["tokens", "share"]]:
-        tokens, share = own["tokens"].to_numpy(), own["share"].to_numpy()
-        share, total = share[share > 0], float(tokens.sum())
+    for (arm, seed, identity), own in table.groupby(["arm", "seed", "identity"], sort=False)[["tokens"]]:
+        tokens = own["tokens"].to_numpy(dtype=float)
+        total = float(tokens.sum())
         records.append(
             {
                 "arm": arm, "seed": seed, "identity": identity, "tokens": total, "codes": len(own),
                 "utilization": float((tokens > 0).mean()), "ceiling": ceiling(total, len(own)),
-                "perplexity": float(np.exp(-(share * np.log(share)).sum())),
+                "perplexity": float(np.exp(entropy(tokens))),
             }
         )  # fmt: skip
     columns = ["arm", "seed", "identity", "tokens", "codes", "utilization", "ceiling", "perplexity"]
@@ -93,6 +93,18 @@ def _lines(axes: Axes, table: pd.DataFrame, color: str, scale: float) -> None:
         axes.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axes.transAxes, color=style.GREY)
 
 
+def entropy(tokens: np.ndarray) -> float:
+    """Return the entropy of a usage histogram (V,) in nats; its exponential is the perplexity."""
+    share = tokens[tokens > 0] / max(tokens.sum(), 1)
+    return float(-(share * np.log(share)).sum())
+
+
+def _entropy_words(histogram: pd.DataFrame) -> str:
+    """Return the mean entropy over seeds beside that of even use."""
+    found = [entropy(own["tokens"].to_numpy(dtype=float)) for _, own in histogram.groupby("seed")]
+    return f"entropy {np.mean(found):.1f} nats\nof {np.log(histogram['rank'].max()):.1f} if even"
+
+
 def _usage(axes: Axes, histogram: pd.DataFrame, color: str) -> None:
     axes.set(title="Sorted usage", ylabel="tokens (log scale)")
     if histogram.empty:
@@ -104,6 +116,7 @@ def _usage(axes: Axes, histogram: pd.DataFrame, color: str) -> None:
             own["rank"], own["tokens"].where(own["tokens"] > 0), color=color, ls=SEEDS[number % len(SEEDS)],
             marker="o" if used < FEW_CODES else "", drawstyle="steps-mid" if used < FEW_CODES else "default",
         )  # fmt: skip
+    axes.text(0.98, 0.97, _entropy_words(histogram), transform=axes.transAxes, ha="right", va="top", fontsize=7)
     axes.axhline(histogram["tokens"].mean(), color="black", lw=0.7, ls=":")
     axes.annotate(
         "even use", (1, histogram["tokens"].mean()), xycoords=("axes fraction", "data"), xytext=(0, 2),

@@ -14,6 +14,9 @@ from vqseg.report import style, theory
 
 RATES = np.concatenate([np.linspace(0.01, 0.99, 99), [1.0]])
 PRINTED = np.array([0.3, 0.5, 0.7, 0.9])
+KERNEL = ("distance", "temperature", "scale")
+"""What QPM's transitions depend on beside the rate, as its options call them."""
+
 LARGE = 4096
 """Above this many codes one seed per arm is enough: a pass over pairs takes seconds."""
 
@@ -148,4 +151,4 @@ def _kernel(store: Path, identity: str) -> dict[str, Any]:
     """Return distance, temperature and scale as the run's config sets them."""
     perturbation = RunFolder(store, identity).config().get("perturbation", {})
     options = perturbation if isinstance(perturbation, dict) else {}
-    return {key: options[key] for key in ("distance", "temperature", "scale") if key in options}
+    return {key: options[key] for key in KERNEL if key in options}
