@@ -1,6 +1,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ ALLOWED = {
     "presets": LEAVES,
     "train": LEAVES | {"streams", "config", "meter", "optimizer", "step"},
     "meter": LEAVES | {"codebook"},
-    "report": LEAVES | {"records", "report", "metrics", "evaluate", "manifest", "protocols"},
+    "report": LEAVES | {"records", "report", "metrics", "evaluate", "manifest", "protocols", "presets"},
     "records": LEAVES | {"records", "evaluate", "manifest", "metrics", "protocols", "identity", "overlays"},
     "study": LEAVES
     | {"study", "experiment", "plan", "train", "records", "config", "manifest", "identity", "parts", "assets"},
@@ -38,7 +39,12 @@ def modules():
     return sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
 def imports(path, top_level_only=False):
+    return tuple(_imports(path, top_level_only))
+
+
+def _imports(path, top_level_only):
     tree = ast.parse(path.read_text())
     nodes = tree.body if top_level_only else ast.walk(tree)
     for node in nodes:

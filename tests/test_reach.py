@@ -1,8 +1,9 @@
-"""Reach, measured once more by explicit passes with replaced codes."""
+"""Reach, measured once more by explicit passes with replaced codes; and what reports say where there is none."""
 
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from vqseg import experiment, streams
 from vqseg.config import load_config
 from vqseg.manifest import read_image, read_mask, scans_of
 from vqseg.perturbations import QPM, Uniform
+from vqseg.report.reach import banners, learned
 from vqseg.store import to_unit, with_context
 from vqseg.validation import Validation
 
@@ -178,3 +180,36 @@ def test_many_slices_and_large_planes_go_in_several_runs(scene, monkeypatch):
     parts = inputs.measure(teacher, student, QPM(rate=0.0))
     for name in ("val/dice_teacher", "val/dice_student", "reach/flips_own"):
         assert parts[name] == pytest.approx(whole[name], abs=1e-6)
+
+
+# the banner of reports
+
+
+def finished(**columns):
+    """Two seeds of two arms; a column is one value per arm."""
+    table = pd.DataFrame({"arm": ["none", "none", "qpm", "qpm"], "family": ["none", "none", "qpm", "qpm"]})
+    table = table.assign(seed=[0, 1, 0, 1], identity=list("abcd"), state="finished")
+    return table.assign(**{name.replace("__", "/"): [a, a, b, b] for name, (a, b) in columns.items()})
+
+
+def test_where_nothing_was_learned_the_banner_says_that_instead_of_reach():
+    cells = finished(**{"last:val__dice_teacher": (0.01, 0.04), "last:reach__dice_uniform": (0.0, 0.0)})
+    [banner] = banners(cells, warn_unlogged=True)
+    assert banner.startswith("This study cannot answer: nothing was learned.") and "0.040" in banner
+    assert "reach" not in banner
+
+
+@pytest.mark.parametrize("dice", [(0.01, 0.6), (0.6, 0.01)])
+def test_one_arm_that_learned_is_enough_to_speak_of_reach(dice):
+    cells = finished(**{"last:val__dice_teacher": dice, "last:reach__dice_uniform": (0.01, 0.3)})
+    [banner] = banners(cells)
+    assert "reach is 0.010 Dice" in banner
+    assert banners(cells.assign(**{"last:reach/dice_uniform": 0.3})) == []
+
+
+def test_learning_is_read_from_the_status_where_no_curve_was_logged_and_only_of_finished_runs():
+    cells = finished(**{"validation.last.teacher": (0.7, 0.8)})
+    assert learned(cells) == pytest.approx(0.8)
+    cells.loc[cells["arm"] == "qpm", "state"] = "failed"
+    assert learned(cells) == pytest.approx(0.7)
+    assert np.isnan(learned(finished())) and banners(finished()) == []

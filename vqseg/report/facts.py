@@ -1,14 +1,20 @@
 """What a row of a table says besides its scores: the prior it uses, steps, labelled patients, pretrained weights.
 
-What nobody knows is `?`: a rival that was scored from its predictions tells only what its user told.
+What nobody knows is `?`: a rival that was scored from its predictions tells only what its user told. What the built-in
+priors were trained on stands in ``reports/priors.yaml``, with its source.
 """
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from vqseg import assets
 from vqseg.errors import InputError
+from vqseg.files import read_json, read_yaml
 from vqseg.records.run import RunFolder
 from vqseg.report import rivals
 from vqseg.report.selection import Selection
@@ -20,6 +26,42 @@ FROM_SCRATCH = ("unet",)
 
 TRAINED_HERE = "local"
 """The prior that saw nothing but the data set's own training images."""
+
+
+class Pretraining(NamedTuple):
+    """What a prior was trained on, its frozen parameters in millions (NaN if they are not known), and who says so."""
+
+    domain: str
+    trained_on: str
+    parameters_m: float
+    source: str
+
+
+@cache
+def pretraining() -> dict[str, Pretraining]:
+    """Return what is known of the built-in priors, by name."""
+    told = read_yaml(assets.folder("reports") / "priors.yaml")
+    return {
+        name: Pretraining(**{**row, "parameters_m": float(row["parameters_m"] or "nan")}) for name, row in told.items()
+    }
+
+
+def local_priors(store: Path, data: str) -> list[dict[str, Any]]:
+    """Return what the store tells of the priors that were trained on the data of digest ``data``.
+
+    ``parameters_m`` is counted in the file, ``train_seconds`` is what the training took, once for all runs.
+    """
+    from safetensors import safe_open
+
+    found = []
+    for path in sorted((store / "priors").glob("*/prior.json")):
+        told = read_json(path)
+        if (told.get("data") or {}).get("digest") != data:
+            continue
+        with safe_open(path.with_name("model.safetensors"), framework="numpy") as file:
+            count = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        found.append({**told, "parameters_m": count / 1e6})
+    return found
 
 
 def prior_of(selection: Selection, arm: str) -> str:

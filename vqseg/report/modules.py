@@ -108,7 +108,7 @@ def _forest(selection: Selection, table: pd.DataFrame, steps: pd.DataFrame, metr
             "single numbers (crosses), which are of other data and another protocol. "
         )
     inputs = (table, steps, metric, selection.protocol)
-    return Picture("module-effects", caption + conditions(selection), effects.draw, inputs)
+    return Picture("module-forest", caption + conditions(selection), effects.draw, inputs)
 
 
 def _runs(rows: pd.DataFrame, weights: Mapping[str, Mapping[str, float]]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Reach: Dice lost and pixels flipped on validation when the codes are perturbed.
 
 `own` is the arm's own perturbation, `uniform` the replacement of every code by any other. If even the latter costs
-less than .05 Dice, the codes do not matter to the output and a sweep over perturbations cannot answer.
+less than .05 Dice, the codes do not matter to the output and a sweep over perturbations cannot answer. Where nothing
+was learned there is nothing to lose either: that is said instead.
 """
 
 import numpy as np
@@ -12,6 +13,9 @@ from matplotlib.figure import Figure
 from vqseg.report import style
 
 LEAST = 0.05
+LEARNED = 0.05
+"""Validation Dice (0-1) of the last teacher of the best arm, below which nothing was learned."""
+
 QUANTITIES = {
     "dice": ("Dice lost (points)", 100.0),
     "flips": ("pixels flipped (%)", 100.0),
@@ -43,13 +47,28 @@ def reach(table: pd.DataFrame) -> float:
     return float(chosen["value"].mean()) if len(chosen) else float("nan")
 
 
+def learned(cells: pd.DataFrame) -> float:
+    """Return the last teacher's validation Dice (0-1) of the arm that has most of it, a mean over seeds; or NaN."""
+    finished = cells[cells["state"] == "finished"]
+    column = next((name for name in ("last:val/dice_teacher", "validation.last.teacher") if name in finished), None)
+    if column is None:
+        return float("nan")
+    return float(finished[column].astype(float).groupby(finished["arm"]).mean().max())
+
+
 def banners(cells: pd.DataFrame, *, warn_unlogged: bool = False) -> list[str]:
-    """Return the banner that the study cannot answer, if reach is below its least.
+    """Return the banner that the study cannot answer, if nothing was learned or reach is below its least.
 
     Args:
         cells: one row per (arm, seed).
         warn_unlogged: also return a banner where no finished run logged reach.
     """
+    most = learned(cells)
+    if most < LEARNED:
+        return [
+            f"This study cannot answer: nothing was learned. The last teacher's validation Dice is {most:.3f} in the "
+            f"best arm, below {LEARNED:g}; its scores are those of untrained networks. Train longer (train.steps)."
+        ]
     value = reach(compute(cells))
     if np.isnan(value):
         unknown = "Reach was not logged: whether the codes matter to the output is unknown"
