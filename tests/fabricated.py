@@ -10,6 +10,9 @@ from vqseg.records.run import RunFolder
 CLASSES = ["RV", "Myo", "LV"]
 SMALL = {"none": 84.0, "qpm eps=0.7": 86.0, "dropout p=0.3": 84.2, "dropout p=0.9": 75.0, "shuffle rate=1": 83.0}
 FAMILIES = {"shared statistics": "channel-dropout-shared"}
+FIELD = 0.5**0.5
+"""The noise at which a difference of two arms has the field's (`vqseg.report.power.FIELD_NOISE`)."""
+
 MODULES = ("QPM", "DB", "PFA")
 GRID = ("base", "QPM", "DB", "PFA", "QPM+DB", "QPM+PFA", "DB+PFA", "QPM+DB+PFA")
 MEMORY_MB = {"QPM": 1.0, "DB": 80.0, "PFA": 200.0}
@@ -76,24 +79,32 @@ def rival(store, name="nnU-Net", *, seed=0, dice=80.0, noise=0.0, patients=10, p
 def study(
     store, arms=SMALL, *, name="epsilon-sweep-acdc-cpu", seeds=3, patients=10, parts=("val", "devtest"), data="acdc",
     synthetic=False, noise=1.0, reach=0.33, codes=16, created="2026-01-02T00:00:00+00:00", definition="epsilon-sweep",
-    labelled=7, protocols=("scan",), steps=2000, reference="none",
+    labelled=7, protocols=("scan",), steps=2000, reference="none", draws=1, speed=12.0,
 ):  # fmt: skip
-    """Write a study and its runs; an arm's Dice is its number in ``arms`` plus the field's noise."""
+    """Write a study and its runs; an arm's Dice is its number in ``arms`` plus the field's noise, twice its variance.
+
+    ``noise`` scales it; `FIELD` makes it that of the field. ``speed``: of learning; below about 9 it has not ended.
+    """
     settings = {
         "name": name, "arms": arms, "patients": patients, "parts": parts, "data": data, "synthetic": synthetic,
         "noise": noise, "reach": reach, "codes": codes, "labelled": labelled, "protocols": protocols, "steps": steps,
+        "speed": speed,
     }  # fmt: skip
     cells = []
     for label in arms:
-        for seed in range(seeds):
-            identity = f"{abs(hash_of(name, label, seed)):016x}"
-            cells.append({"arm": label, "seed": seed, "identity": identity, "name": f"{label}, seed {seed}"})
-            run(store, identity, label, seed, settings)
+        for draw in range(draws):
+            for seed in range(seeds):
+                drawn = f", draw {draw}" if draw else ""
+                identity = f"{abs(hash_of(name, label, seed, *([draw] if draw else []))):016x}"
+                cell = {"arm": label, "seed": seed, "identity": identity, "name": f"{label}, seed {seed}{drawn}"}
+                cells.append({**cell, **({"draw": draw} if draws > 1 else {})})
+                run(store, identity, label, seed, settings, draw)
     value = {
         "format": 1, "name": name, "study": definition, "question": "Is a high dropout rate what hurts?",
         "data": {"name": data, "root": f"data/{data}", "digest": "d" * 16, "synthetic": synthetic},
         "split": {"name": "7", "digest": "s" * 16}, "preset": "cpu", "supervised": False, "reference": reference,
         "created": created, "base": "b" * 16, "arms": [arm(label) for label in arms], "cells": cells,
+        **({"draws": draws} if draws > 1 else {}),
     }  # fmt: skip
     write_json(store / "studies" / name / "study.json", value)
     return value
@@ -105,19 +116,19 @@ def hash_of(*parts):
     return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:15], 16)
 
 
-def run(store, identity, label, seed, settings):
-    """Write one finished run folder."""
+def run(store, identity, label, seed, settings, number=0):
+    """Write one finished run folder, of the ``number``-th draw of labelled patients."""
     folder = RunFolder(store, identity)
     own = arm(label)
     draw = np.random.default_rng(hash_of(identity))
     parts = {"labelled": {"patients": settings["labelled"], "images": 136}}
     parts |= {part: {"patients": settings["patients"], "images": 200} for part in settings["parts"]}
-    center = settings["arms"][label]
+    center, drawn = settings["arms"][label], f", draw {number}" if number else ""
     folder.create(
         {"preset": "cpu", "network": {"encoder": {"name": "unet"}}, "perturbation": own["overrides"]["perturbation"]},
         {
-            "name": f"{label}, seed {seed}", "state": "finished", "step": settings["steps"], "steps": settings["steps"],
-            "seed": seed, "preset": "cpu", "started": "2026-01-02T00:00:00+00:00",
+            "name": f"{label}, seed {seed}{drawn}", "state": "finished", "step": settings["steps"],
+            "steps": settings["steps"], "seed": seed, "preset": "cpu", "started": "2026-01-02T00:00:00+00:00",
             "finished": "2026-01-02T01:00:00+00:00", "error": None, "labels": "labelled",
             "data": {
                 "name": settings["data"], "root": "r", "digest": "d" * 16, "synthetic": settings["synthetic"],
@@ -138,13 +149,15 @@ def run(store, identity, label, seed, settings):
         },
     )  # fmt: skip
     _metrics(folder.path / "metrics.csv", own, center, draw, settings)
-    rows(folder.path, label, seed, center, settings, draw)
+    rows(folder.path, label, seed, center, settings, draw, number)
     _codebook(folder.path, own, draw, settings)
 
 
-def rows(path, label, seed, center, settings, draw):
+def rows(path, label, seed, center, settings, draw, number=0):
     """Write ``rows.parquet``: 2 scans x 3 classes per patient, Dice with the field's noise in points."""
     noise = settings["noise"]
+    # Draws of the labelled patients differ by as much as twice the seeds; the first is the study's own.
+    center += noise * np.random.default_rng(hash_of(label, number)).normal(0, 0.7) if number else 0.0
     records = []
     for part in settings["parts"]:
         shared = np.random.default_rng(hash_of(part)).normal(0, 4, settings["patients"])
@@ -190,7 +203,7 @@ def _metrics(path, own, center, draw, settings):
     for step in range(steps // 10, steps + 1, steps // 10):
         share = step / steps
         values = {
-            "val/dice_teacher": center / 100 * (1 - np.exp(-4 * share)) + draw.normal(0, 0.01),
+            "val/dice_teacher": center / 100 * (1 - np.exp(-settings["speed"] * share)) + draw.normal(0, 0.01),
             "loss/total": 1.5 * np.exp(-2 * share) + 0.2,
             "codebook/utilization": 0.9 - 0.5 * share * (own["family"] == "dropout") + draw.normal(0, 0.01),
             "codebook/ceiling": 0.99,
@@ -211,6 +224,10 @@ def _codebook(path, own, draw, settings):
     histogram = pd.DataFrame(
         {"part": settings["parts"][-1], "network": "teacher", "code": np.arange(count), "tokens": tokens}
     )
+    shares = draw.dirichlet(np.ones(len(CLASSES) + 1), count)
+    whole = np.diff(np.floor(np.cumsum(shares, axis=1) * tokens[:, None] + 1e-6), axis=1, prepend=0).astype(int)
+    for place, name in enumerate(("background", *CLASSES)):
+        histogram[f"class_{name}"] = whole[:, place]
     histogram.to_parquet(path / "codebook.parquet", index=False)
     if own["family"] == "qpm":
         write_array(path / "codes.npz", codes=draw.normal(0, 0.8, (count, 8)).astype(np.float32))

@@ -1,4 +1,4 @@
-"""The generic report of any study: arms table, checkpoints and cost, effects, curves, reach, codebooks.
+"""The generic report of any study: arms table, checkpoints and cost, effects; with what training logged.
 
 Other reports take these sections as they are and add their own.
 """
@@ -11,25 +11,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vqseg.report import arms, codebook, companions, curves, facts, forest, published, reach, statistics, style
-from vqseg.report.content import Picture, Report, Section, conditions, scored_when
+from vqseg.report import anova, arms, companions, facts, forest, integrity, published, reach, statistics, wilcoxon
+from vqseg.report.content import Picture, Report, Section, conditions, over, scored_when, size_words
 from vqseg.report.measures import LESIONS, MEASURES, SLICES, measure_name
 from vqseg.report.numbers import interval, signed, worded_p
-from vqseg.report.published import BROKEN
-from vqseg.report.selection import Selection, headline
-from vqseg.report.table import Row, Table
+from vqseg.report.selection import Selection
+from vqseg.report.table import Table
+from vqseg.report.training import training_sections
 
 MARKS = (
-    "Bold: the best arm and every arm that cannot be told from it (Holm over the contrasts with the best, level .05); "
-    "underlined: the best of the others. Arms with fewer than 3 seeds are not ranked."
+    "Bold: the best arm and every arm that cannot be told from it (Holm over the contrasts with the best, times half "
+    "the number of arms because the best was picked by looking, level .05); underlined: the best of the others. Arms "
+    "with fewer than 3 seeds are not ranked."
 )
 TEST = (
-    "Seeds are crossed with patients (a patient's scans and classes averaged), t interval with Satterthwaite's degrees "
-    "of freedom. Intervals are single ones, not corrected; p and marks are after Holm."
+    "with patients (a patient's scans and classes averaged), t interval with Satterthwaite's degrees of freedom. "
+    "Intervals are single ones, not corrected; p and marks are after Holm, over several contrasts with at "
+    f"most {anova.FAMILY_DF} (seeds - 1) degrees of freedom."
 )
 FEW = (
-    f"With fewer than {statistics.FEW_SEEDS} seeds Holm's level of .05 is approximate: up to .14 over seven contrasts, "
-    "by simulation."
+    f"With fewer than {statistics.FEW_SEEDS} seeds Holm's level of .05 is approximate: by simulation .02 with the "
+    "noise of this field, up to .11 over seven contrasts where seeds differ more than patients."
 )
 WEIGHTS = "Patients have different numbers of cases: means weigh every case alike, Δ and intervals every patient."
 
@@ -39,10 +41,15 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: arms",
         question=selection.study.get("question", ""),
-        banners=reach.banners(selection.cells),
+        banners=banners(selection),
         summary=best_sentence(selection),
         sections=[scores_section(selection), *training_sections(selection)],
     )
+
+
+def banners(selection: Selection, *, warn_unlogged: bool = False) -> list[str]:
+    """Return what a reader must know before anything else: that the codes hardly count, that runs had not converged."""
+    return [*reach.banners(selection.cells, warn_unlogged=warn_unlogged), *integrity.banners(selection)]
 
 
 def scores_section(
@@ -65,10 +72,12 @@ def scores_section(
     inside, beside = companions.find(selection)
     beside = [row for row in beside if row.source not in printed_elsewhere]
     before = len(ticks or {}) + 1
-    rows = _flagged(main.rows, selection)
+    issues = integrity.issues(selection)
+    rows = integrity.marked(main.rows, selection.tabled_arms, issues)
     for number, row in enumerate(inside):
         rows.append(companions.row_of(row, _columns(selection), options.decimals, before, ruled=number == 0))
-    main = replace(main, rows=rows, footnotes=_footnotes(selection, rows, inside), runs=_runs(selection))
+    notes = _footnotes(selection, [*issues, *integrity.of_published(inside)], inside)
+    main = replace(main, rows=rows, footnotes=notes, runs=_runs(selection))
     tables = [captioned(main, _arms_words(selection))]
     if options.columns is None:
         tables += _beside(selection, with_cost=ticks is None)
@@ -77,9 +86,11 @@ def scores_section(
 
 
 def tested(selection: Selection) -> str:
-    """Say how the table's contrasts were tested, and what that leaves open."""
-    fewest = headline(selection.tabled_scores).groupby("arm")["seed"].nunique().min()
-    return f"{TEST} {FEW}" if fewest < statistics.FEW_SEEDS else TEST
+    """Say how the table's contrasts were tested, whom its intervals are for, and what that leaves open."""
+    fewest = selection.tabled_headline.groupby("arm")["seed"].nunique().min()
+    drawn = "Draws of the labelled patients and seeds are crossed" if selection.draws > 1 else "Seeds are crossed"
+    words = f"{drawn} {TEST} {statistics.covers(selection.draws)}"
+    return f"{words} {FEW}" if fewest < statistics.FEW_SEEDS else words
 
 
 def weighed(selection: Selection) -> str:
@@ -93,34 +104,12 @@ def captioned(table: Table, caption: str) -> Table:
     return replace(table, caption=caption)
 
 
-def training_sections(selection: Selection) -> list[Section]:
-    """Return training curves, reach and codebook health, as far as the runs logged them."""
-    return [
-        section
-        for section in (_curves(selection), reach_section(selection), _codebooks(selection))
-        if section.pictures or section.paragraphs
-    ]
-
-
-def reach_section(selection: Selection) -> Section:
-    """Return the reach figure with its caption."""
-    table = reach.compute(selection.cells)
-    if table.empty:
-        return Section("Reach", ["Reach was not logged by any finished run."])
-    mean = reach.reach(table)
-    caption = (
-        f"Dice lost and pixels that change class on validation when the codes are perturbed, at the last validation. "
-        f"Reach (uniform replacement at rate 1): {mean:.3f} Dice. Dots: seeds. {conditions(selection, 'validation')}"
-    )
-    return Section("Reach", [], [], [Picture("reach", caption, reach.draw, (table,))])
-
-
 def best_sentence(selection: Selection) -> list[str]:
     """Say in one sentence which arm leads and whether that can be told from the reference."""
     metric = measure_name(selection.options.metric)
     measure = MEASURES[metric]
     rows = selection.headline
-    means = rows.groupby(["arm", "seed"])[metric].mean().groupby("arm").mean() * measure.scale
+    means = rows.groupby(statistics.run_keys(rows))[metric].mean().groupby("arm").mean() * measure.scale
     means = means.dropna()
     if means.empty:
         return []
@@ -155,20 +144,21 @@ def effect_sentence(row: Mapping[Hashable, Any], arm: str, selection: Selection,
         f"{arm} against {against or selection.reference} on {selection.study['data']['name']} ({selection.part}): "
         f"{signed(row['estimate'], decimals)} {unit} {between}".rstrip()
         + ", "
-        f"{row['seeds']:.0f} seeds x {row['patients']:.0f} patients: {verdict}."
+        f"{size_words(row)}: {verdict}."
     )
 
 
 def _columns(selection: Selection) -> list[str]:
     """Return the arms table's columns: facts that a rival may not share stand in it when there is one."""
-    options, scores = selection.options, selection.tabled_scores
+    options, scores = selection.options, selection.tabled_headline
     default = (*arms.DEFAULT, *(facts.FACTS if selection.rivals.names else ()))
-    return arms.with_nonempty(arms.columns_of(options.columns, scores, default), headline(scores))
+    return arms.with_nonempty(arms.columns_of(options.columns, scores, default), scores)
 
 
 def _arms_words(selection: Selection) -> str:
     keys = _columns(selection)
-    words = [conditions(selection), "The last teacher is scored; mean ± sd over seeds.", MARKS, _definitions(keys)]
+    spread = f"The last teacher is scored; mean ± sd over {over(selection)}."
+    words = [conditions(selection), spread, MARKS, _definitions(keys)]
     words += ["Δ: arm minus reference.", tested(selection), weighed(selection)] if {"effect", "p"} & set(keys) else []
     return " ".join(word for word in [*words, scored_when(selection)] if word)
 
@@ -188,7 +178,8 @@ def _beside(selection: Selection, *, with_cost: bool) -> list[Table]:
     words += ["the last student stands beside it"] * student
     words += ["its runs kept no other weights"] * (not best and not student)
     words += ["cost: mean over seeds"] * with_cost
-    caption = f"{measure.label(selection.protocol)}. {conditions(selection)} {'; '.join(words)}. Mean ± sd over seeds."
+    caption = f"{measure.label(selection.protocol)}. {conditions(selection)} {'; '.join(words)}. Mean ± sd over "
+    caption += f"{over(selection)}."
     title = "Checkpoints and cost" if with_cost else "Checkpoints"
     return [arms.tabulate(selection, name="checkpoints", title=title, columns=keys, caption=caption)]
 
@@ -214,29 +205,26 @@ def _definitions(keys: list[str]) -> str:
     return " ".join(words)
 
 
-def _flagged(rows: list[Row], selection: Selection) -> list[Row]:
-    means = headline(selection.tabled_scores).groupby("arm")[["dice", "jaccard"]].mean()
-    broken = {arm for arm, row in means.iterrows() if published.breaks_convexity(row["dice"], row["jaccard"], 1e-9)}
-    return [
-        replace(row, label=f"{row.label} †") if arm in broken else row
-        for arm, row in zip(selection.tabled_arms, rows, strict=True)
-    ]
-
-
-def _footnotes(selection: Selection, rows: list[Row], inside: list[published.Published]) -> list[str]:
-    notes = facts.footnotes(selection)
-    notes += [f"{row.method}: {row.source} [{row.trust}: {published.TRUST[row.trust]}]; {row.note}." for row in inside]
-    return [BROKEN, *notes] if any("†" in row.label for row in rows) else notes
+def _footnotes(selection: Selection, issues: list[integrity.Issue], inside: list[published.Published]) -> list[str]:
+    notes = [*integrity.footnotes(issues), *facts.footnotes(selection)]
+    notes += [wilcoxon.NOTE] if "wilcoxon" in _columns(selection) else []
+    return [*notes, *(companions.note_of(row) for row in inside)]
 
 
 def _runs(selection: Selection) -> str:
     runs = [
-        f"{arm}: {', '.join(f'{seed}={identity}' for seed, identity in zip(own['seed'], own['identity']))}"
+        f"{arm}: {', '.join(f'{seed}={identity}' for seed, identity in zip(_seeds(own), own['identity']))}"
         for arm, own in selection.used.groupby("arm", sort=False)
     ]
     for name, own in selection.rivals.cells.groupby("arm", sort=False):
         runs.append(f"{name}: {', '.join(f'{seed}={run}' for seed, run in zip(own['said'], own['identity']))}")
     return f"Runs (seed=identity): {'; '.join(runs)}."
+
+
+def _seeds(cells: pd.DataFrame) -> list[str]:
+    """Return the seeds of cells, after their draw where there are several: ``1/0`` is draw 1, seed 0."""
+    several = cells["draw"].nunique() > 1
+    return [f"{draw}/{seed}" if several else f"{seed}" for draw, seed in zip(cells["draw"], cells["seed"])]
 
 
 def _forest(selection: Selection) -> list[Picture]:
@@ -248,46 +236,7 @@ def _forest(selection: Selection) -> list[Picture]:
     grey = "In grey: rivals, scored from their predictions. " if selection.rivals.names else ""
     caption = (
         f"Effect of every arm against {selection.reference}, 95 % interval, not corrected; filled where Holm's p is "
-        f"below .05 with at least 3 seeds. Dots: single seeds. {grey}{conditions(selection)}"
+        f"below .05 with at least 3 seeds. Dots: single {'runs' if selection.draws > 1 else 'seeds'}. "
+        f"{statistics.covers(selection.draws)} {grey}{conditions(selection)}"
     )
     return [Picture("effects", caption, forest.draw, (table, selection.reference, metric))]
-
-
-def _curves(selection: Selection) -> Section:
-    table = curves.compute(selection.curves([curves.NAME]))
-    if table.empty:
-        return Section("Training", ["No validation curve was logged."])
-    words = "Validation Dice of the teacher during training; band: range over seeds."
-    caption = f"{words} {conditions(selection, 'validation')}"
-    return Section("Training", [], [], [Picture("curves", caption, curves.draw, (table,))])
-
-
-def _codebooks(selection: Selection) -> Section:
-    logged = selection.curves(codebook.NAMES)[["arm", "seed", "step", "name", "value"]]
-    ranked = codebook.compute(selection.usage, selection.part)
-    health = codebook.summarize(ranked)
-    lines, bars_of, health_of = (dict(list(table.groupby("arm", sort=False))) for table in (logged, ranked, health))
-    end, pictures = conditions(selection, "training"), []
-    for arm in selection.study["arms"]:
-        label = arm["label"]
-        own, bars = lines.get(label, logged[:0]), bars_of.get(label, ranked[:0])
-        if own.empty and bars.empty:
-            continue
-        words = _codebook_words(label, health_of.get(label, health[:0]), bars) + end
-        inputs = (own, bars[["seed", "rank", "tokens"]], str(arm.get("family", label)))
-        pictures.append(Picture(f"codebook-{style.slug(label)}", words, codebook.draw, inputs))
-    return Section("Codebook", [] if pictures else ["No codebook was logged."], [], pictures)
-
-
-def _codebook_words(label: str, own: pd.DataFrame, bars: pd.DataFrame) -> str:
-    words = f"Codebook of {label}: in training over a window of tokens, and the teacher's sorted usage. "
-    if len(own):
-        first = own.iloc[0]
-        words += (
-            f"On {bars['part'].iloc[0]}, {first['tokens']:,.0f} tokens and {first['codes']:,} codes: "
-            f"{100 * own['utilization'].mean():.1f} % used, ceiling {100 * first['ceiling']:.1f} %, "
-            f"perplexity {own['perplexity'].mean():,.0f}. "
-        )
-        if first["tokens"] < 10 * first["codes"]:
-            words += "Fewer than 10 tokens per code: no claim about utilization. "
-    return words

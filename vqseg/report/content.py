@@ -1,6 +1,7 @@
 """What a report is made of, before it becomes files: sections of words, tables and pictures; captions."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +11,9 @@ from matplotlib.figure import Figure
 from vqseg.protocols import PROTOCOLS
 from vqseg.report.selection import Selection
 from vqseg.report.table import Table
+
+MOST_NAMES = 12
+"""Of pruned arms, in one line."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ def conditions(selection: Selection, of: Literal["scores", "validation", "traini
         f"split {study['split']['name']}{_labelled(used)}",
         *([part] if of == "scores" else [f"part val{_validated(used)}"] if of == "validation" else []),
         f"seeds {_listed(used['seed'])}",
+        *([f"draws {_listed(used['draw'])} of the labelled patients"] if selection.draws > 1 else []),
         *([f"protocol {selection.protocol}{_pooled(selection.protocol)}"] if of == "scores" else []),
         f"{_listed(used.get('steps', pd.Series(dtype=float)), ',')} steps",
         f"preset {study.get('preset', '?')}",
@@ -115,13 +120,35 @@ def environment(selection: Selection) -> str:
     return "; ".join(found) + ("; working tree not clean" if dirty else "")
 
 
+def over(selection: Selection) -> str:
+    """Say what a mean and its spread run over: ``seeds``, or runs where there are several draws."""
+    return "runs (draws x seeds)" if selection.draws > 1 else "seeds"
+
+
+def size_words(line: Mapping[Hashable, Any]) -> str:
+    """Return ``3 seeds x 20 patients`` of a contrast's record, with draws and runs left out where there are any."""
+    known = (float(line.get(key) or 0) for key in ("draws", "seeds", "left_out"))
+    draws, seeds, left = (0 if math.isnan(value) else int(value) for value in known)
+    before = f"{draws} draws x " if draws > 1 else ""
+    after = f" ({left} run{'s' * (left != 1)} left out)" if left else ""
+    return f"{before}{seeds} seed{'s' * (seeds != 1)} x {line['patients']:.0f} patients{after}"
+
+
 def missing_words(selection: Selection) -> list[str]:
-    """Name the cells that no number here counts."""
-    lines = []
-    for cell in selection.missing.to_dict("records"):
+    """Name the cells that no number here counts, a line each, then the arms that the study left out.
+
+    What a search pruned is over, and no gap: all of it is one line.
+    """
+    lines, cells = [], selection.missing
+    several = cells["draw"].nunique() > 1 or selection.draws > 1
+    for cell in cells[cells["state"] != "pruned"].to_dict("records"):
         reason = f": {cell['error']}" if cell["error"] else ""
-        lines.append(f"{cell['arm']}, seed {cell['seed']}: {cell['state']}{reason} ({cell['identity']})")
-    return lines
+        drawn = f", draw {cell['draw']}" if several else ""
+        lines.append(f"{cell['arm']}, seed {cell['seed']}{drawn}: {cell['state']}{reason} ({cell['identity']})")
+    if names := list(dict.fromkeys(cells.loc[cells["state"] == "pruned", "arm"])):
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        lines.append(f"pruned by the search: {', '.join(names[:MOST_NAMES])}{more}")
+    return lines + [f"{label}: skipped: {reason}" for label, reason in selection.skipped.items()]
 
 
 def _labelled(used: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Every arm minus the reference: estimate, interval, and one dot per seed."""
+"""Every arm minus the reference: estimate, interval, and one dot per run (per seed, where labels are drawn once)."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -9,7 +9,7 @@ from vqseg.report.selection import headline
 
 
 def compute(scores: pd.DataFrame, reference: str, metric: str, arms: list[str]) -> pd.DataFrame:
-    """Return `statistics.compare`'s rows with ``by_seed``, the mean difference of every common seed; printed units."""
+    """Return `statistics.compare`'s rows with ``by_seed``, the mean difference of every common run; printed units."""
     rows = headline(scores)
     valued = rows.assign(value=rows[metric].astype(float) * MEASURES[metric].scale)
     grids, families = (
@@ -17,10 +17,8 @@ def compute(scores: pd.DataFrame, reference: str, metric: str, arms: list[str]) 
         dict(rows[["arm", "family"]].drop_duplicates("arm").itertuples(index=False, name=None)),
     )
     table = statistics.compare_grids(grids, reference, arms)
-    return table.assign(
-        family=[families[arm] for arm in table["arm"]],
-        by_seed=[statistics.combined(grids, {arm: 1.0, reference: -1.0}).mean(axis=1).tolist() for arm in table["arm"]],
-    )
+    dots = {arm: statistics.by_run(grids, {arm: 1.0, reference: -1.0}) for arm in table["arm"]}
+    return table.assign(family=table["arm"].map(families), by_seed=table["arm"].map(dots))
 
 
 def draw(table: pd.DataFrame, reference: str, metric: str) -> Figure:

@@ -1,10 +1,11 @@
 """Which runs a report speaks about: cells of one study, one part, one protocol, and whether they may stand together.
 
 Only finished runs are tabulated, and only those that agree (`vqseg.report.agreement`); otherwise a report refuses.
+A run that several cells of one arm mean is counted once.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,10 @@ DRAWN = ["val/dice_teacher", "codebook/utilization", "codebook/ceiling", "codebo
 class Selection:
     """The runs of one study, read and checked.
 
-    ``cells`` has one row per (arm, seed) with everything that `index.frame` knows of its run; ``scores`` the rows of
-    the chosen part and protocol with ``arm``, ``seed``, ``family``, ``knob``; ``validation`` the same of part val.
-    ``rivals`` are runs that are no cells of the study; what is ``tabled`` is the study and they.
+    ``cells`` has one row per (arm, draw, seed) with everything that `index.frame` knows of its run; ``scores`` the rows
+    of the chosen part and protocol with ``arm``, ``draw`` (of the labelled patients, 0 where a study has but one),
+    ``seed``, ``family``, ``knob``; ``validation`` the same of part val. ``rivals`` are runs that are no cells of the
+    study; what is ``tabled`` is the study and they.
     """
 
     store: Path
@@ -97,12 +99,31 @@ class Selection:
         """The scores that are printed first: the last teacher."""
         return headline(self.scores)
 
+    @cached_property
+    def tabled_headline(self) -> pd.DataFrame:
+        """The last teacher's scores of the study, then those of the rivals."""
+        return headline(self.tabled_scores) if self.rivals.names else self.headline
+
+    @property
+    def draws(self) -> int:
+        """How many draws of the labelled patients have scores here."""
+        return max(int(self.scores["draw"].nunique()), 1)
+
     @property
     def missing(self) -> pd.DataFrame:
-        """Cells that no table counts: ``arm``, ``seed``, ``state``, ``error``, ``identity``."""
+        """Cells that no table counts: ``arm``, ``draw``, ``seed``, ``state``, ``error``, ``identity``."""
         left = self.cells[~self.cells["identity"].isin(self.scored)].copy()
         left.loc[left["state"] == "finished", "error"] = f"finished, but not scored on {self.part} by {self.protocol}"
-        return left[["arm", "seed", "state", "error", "identity"]].fillna("")
+        pruned = left["state"] == "pruned"
+        if pruned.any():
+            why = left.get("pruned.why", pd.Series("", index=left.index)).fillna("").astype(str)
+            left.loc[pruned, "error"] = why[pruned].mask(why[pruned] == "", "given up by the search")
+        return left[["arm", "draw", "seed", "state", "error", "identity"]].fillna("")
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Arms that the study left out before anything started, with the reason."""
+        return {str(arm["label"]): str(arm.get("reason") or "no reason given") for arm in self.study.get("skipped", [])}
 
     def curves(self, names: list[str]) -> pd.DataFrame:
         """Return some of the `DRAWN` metrics of all runs with their ``arm``, ``seed``, ``family``, ``knob``."""
@@ -151,7 +172,7 @@ def select(store: Path, study: dict[str, Any], options: Options) -> Selection:
     foreground = rows["class_index"] > 0
     rows = completed(rows if foreground.all() else rows[foreground])
     notes: list[str] = []
-    part = _part(rows, len(finished), options.part, notes)
+    part = _part(rows, finished["identity"].nunique(), options.part, notes)
     protocol = _protocol(rows.loc[rows["part"] == part, "protocol"], options.protocol, part)
     rows = _joined(rows[(rows["protocol"] == protocol) & ((rows["part"] == part) | (rows["part"] == "val"))], cells)
     scores = rows[rows["part"] == part]
@@ -174,24 +195,30 @@ def select(store: Path, study: dict[str, Any], options: Options) -> Selection:
     others = Rivals()
     if options.rivals:
         others = find(store, study, part=part, protocol=protocol, scores=scores, mixed=options.allow_mixed)
-    notes += others.notes
+        # A rival's labelled patients are its own business; it is held against the study's first draw.
+        first = scores["draw"].min()
+        others = replace(others, cells=others.cells.assign(draw=first), scores=others.scores.assign(draw=first))
+    notes += [*others.notes, *_repeats(cells)]
     return Selection(store, study, options, cells, scores, validation, part, protocol, differences, notes, others)
 
 
 def _cells(store: Path, study: dict[str, Any]) -> pd.DataFrame:
     arms = {arm["label"]: arm for arm in study["arms"]}
+    columns = ["arm", "draw", "seed", "identity", "family", "knob", "name"]
     cells = pd.DataFrame(
         [
-            {
-                "arm": cell["arm"],
-                "seed": cell["seed"],
-                "identity": cell["identity"],
-                "family": arms[cell["arm"]].get("family", cell["arm"]),
-                "knob": _number(arms[cell["arm"]].get("knob")),
-                "name": cell.get("name", f"{cell['arm']}, seed {cell['seed']}"),
-            }
+            (
+                cell["arm"],
+                cell.get("draw", 0),
+                cell["seed"],
+                cell["identity"],
+                arms[cell["arm"]].get("family", cell["arm"]),
+                _number(arms[cell["arm"]].get("knob")),
+                cell.get("name", f"{cell['arm']}, seed {cell['seed']}"),
+            )
             for cell in study["cells"]
-        ]
+        ],
+        columns=columns,
     )
     runs = index.frame(store, list(cells["identity"]))
     cells = cells.merge(runs.drop(columns=["name", "seed"], errors="ignore"), on="identity", how="left")
@@ -201,13 +228,22 @@ def _cells(store: Path, study: dict[str, Any]) -> pd.DataFrame:
 
 
 def _joined(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    known = cells[["identity", "arm", "seed", "family", "knob"]]
-    if not known["identity"].is_unique:  # arms that are the same run
-        return table.merge(known, on="identity", how="inner")
+    known = cells[["identity", "arm", "draw", "seed", "family", "knob"]]
+    if not known["identity"].is_unique:  # arms that are the same run; within one arm it would be counted twice
+        return table.merge(known.drop_duplicates(["identity", "arm"]), on="identity", how="inner")
     places = pd.Index(known["identity"]).get_indexer(table["identity"])
     table, places = (table, places) if (places >= 0).all() else (table[places >= 0], places[places >= 0])
     added = known.drop(columns="identity").take(places).reset_index(drop=True)
     return pd.concat([table.reset_index(drop=True), added], axis=1)
+
+
+def _repeats(cells: pd.DataFrame) -> list[str]:
+    """Say which arms have cells that are one run."""
+    again = cells[cells.duplicated(["arm", "identity"])]
+    return [
+        f"{arm}: {len(own)} of its cells are a run that another one is too (the same labelled patients): counted once."
+        for arm, own in again.groupby("arm", sort=False)
+    ]
 
 
 def _number(value: Any) -> float:
