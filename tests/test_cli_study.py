@@ -1,17 +1,21 @@
 """``vqseg study`` as a person types it; cells are run in this process where it matters that they are."""
 
 import errno
+import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from vqseg import experiment
-from vqseg.cli.forecast import forecast
+from vqseg import assets, experiment
+from vqseg.cli.forecast import _length_of, forecast
 from vqseg.config import load_config
 from vqseg.errors import InputError
 from vqseg.files import read_json, write_yaml
+from vqseg.importers import phantom
 from vqseg.manifest import read_manifest
 from vqseg.marks import mark
 from vqseg.records.run import RunFolder
@@ -224,9 +228,54 @@ def test_the_forecast_counts_cells_and_knows_what_it_does_not_know(desk, phantom
 
 def test_list_and_show(vqseg):
     code, out, _ = vqseg("study", "list")
-    assert code == 0 and out.startswith("epsilon-sweep: Does replacing codes")
+    assert code == 0 and "\nepsilon-sweep: Does replacing codes" in out
+    assert [line.partition(":")[0] for line in out.splitlines()] == assets.names("studies")
     code, out, _ = vqseg("study", "show", "mini.yaml")
     assert code == 0 and "reference 'none'" in out and "qpm shared" in out and "rate': 0.7" in out
+    assert "axis eps: 0.5, 0.7" in out and "at preset tiny: arms none, qpm, seeds [0]" in out
+
+
+def test_show_tells_axes_draws_presets_and_what_may_be_left_out(vqseg, desk):
+    text = STUDY.replace("seeds: [0, 1]", "seeds: [0, 1]\ndraws: 3\nkeeps: [network]").partition("supervised:")[0]
+    text += (
+        "  - {family: mae, set: {prior: mae}, at: {prior: mae}, optional: true}\n  - {family: paper, preset: paper}\n"
+    )
+    (desk / "mini.yaml").write_text(text)
+    code, out, _ = vqseg("study", "show", "mini.yaml")
+    assert code == 0 and "3 draws of the labelled patients" in out and "axis prior: mae" in out
+    assert "{'prior': 'mae'} (optional)" in out and "preset paper, {}" in out
+    assert "kept of the study's own where an arm is a preset: network" in out
+    code, out, _ = vqseg("study", "show", "protocols")
+    assert code == 0 and "trains nothing" in out and "protocols all" in out
+    code, out, _ = vqseg("study", "show", "loss-search")
+    assert code == 0 and "search: 40 trials over method.unlabelled_weight" in out
+
+
+def test_the_list_tells_studies_of_one_kind_apart(vqseg, desk, phantom_root):
+    _, first = prepared(desk, phantom_root)
+    _, longer = prepared(desk, phantom_root, steps=5)
+    _, other = prepared(desk, phantom_root, name="mine", overrides=("data.context=3",), draws=2)
+    lines = [line for line in vqseg("study", "list")[1].splitlines() if line.startswith("in vqseg-store: ")]
+    by_name = {line.split()[2]: line for line in lines}
+    assert set(by_name) == {first["name"], longer["name"], "mine"} and longer["name"].count("-") == 3
+    assert "split labelled-1, data.context 1, train.steps 4," in by_name[first["name"]]
+    assert "train.steps 5" in by_name[longer["name"]]
+    assert "2 draws of the labelled patients" in by_name["mine"]
+    assert f"({len(other['cells'])} cells," in by_name["mine"] and "data.context 3" in by_name["mine"]
+
+
+@pytest.mark.parametrize("words", [["list"], ["show", "recipes"], ["status", "mini"]])
+def test_looking_at_studies_loads_nothing_heavy(desk, phantom_root, words):
+    prepared(desk, phantom_root)
+    code = (
+        "import sys; from vqseg import cli\n"
+        "try: cli.main()\nexcept SystemExit as end: assert not end.code\n"
+        "print([m for m in ('torch', 'mlflow', 'optuna', 'transformers') if m in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-c", code, "study", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines()[-1] == "[]" and ("recipe" if "show" in words else "mini") in done.stdout
 
 
 def test_a_dry_run_writes_nothing(vqseg, desk, phantom_root):
@@ -373,6 +422,109 @@ def test_an_empty_protocol_is_refused(vqseg, words):
 
 def _away(*_, **__):
     raise InputError("http://away: not reachable")
+
+
+# Several data sets
+
+
+@pytest.fixture(scope="module")
+def other_root(tmp_path_factory):
+    """Data that are called otherwise."""
+    root = tmp_path_factory.mktemp("data") / "other"
+    phantom.prepare(root, patients=8, size=32, seed=1, name="other")
+    return root
+
+
+def test_several_data_sets_are_a_study_each(vqseg, desk, phantom_root, other_root, monkeypatch):
+    words = ("study", "run", "mini.yaml", "--data", phantom_root, "--data", other_root, "--arms", "none")
+    code, out, _ = vqseg(*words, "--dry-run")
+    assert code == 0 and "study mini-phantom-tiny: 1 cells" in out and "study mini-other-tiny: 1 cells" in out
+    assert not (desk / "vqseg-store").exists()
+    ran = []
+
+    def run_study(folder, record, settings, watch):
+        assert len(list((desk / "vqseg-store").glob("studies/*/study.json"))) == len(ran)
+        write(folder, record)
+        ran.append(folder.name)
+        return {cell["identity"]: "failed" if len(ran) == 1 else "finished" for cell in record["cells"]}
+
+    monkeypatch.setattr("vqseg.study.runner.run_study", run_study)
+    code, out, _ = vqseg(*words)
+    assert ran == ["mini-phantom-tiny", "mini-other-tiny"]
+    assert code == 1 and "mini-phantom-tiny: 1 failed" in out and "mini-other-tiny: 1 finished" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--data", "PHANTOM"], "stands twice; leave one out"),
+        (["--data", "OTHER", "--name", "x"], "would be the study 'x', as "),
+        (["--data", "OTHER", "--split", "nope"], "nope"),
+        (["--budget", "3"], "--budget: study mini does not search"),
+    ],
+)
+def test_of_several_data_sets_all_are_refused_before_one_starts(
+    vqseg, desk, phantom_root, other_root, options, message
+):
+    places = {"PHANTOM": phantom_root, "OTHER": other_root}
+    words = [places.get(option, option) for option in options]
+    code, _, err = vqseg("study", "run", "mini.yaml", "--data", phantom_root, *words)
+    assert code == 2 and err.startswith("vqseg: error: ") and err.count("\n") == 1 and message in err
+    assert not (desk / "vqseg-store").exists()
+
+
+def test_data_that_are_called_alike_are_run_one_after_the_other(vqseg, desk, phantom_root, tmp_path):
+    phantom.prepare(tmp_path / "twin", patients=9, size=32)
+    code, _, err = vqseg("study", "run", "mini.yaml", "--data", phantom_root, "--data", tmp_path / "twin")
+    assert code == 2 and "they are called alike, so run them one after the other" in err
+
+
+# Arms that are skipped
+
+
+def test_skipped_arms_are_said_by_run_dry_run_and_status(vqseg, desk, phantom_root, monkeypatch):
+    monkeypatch.setenv("VQSEG_WEIGHTS", str(desk / "weights"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(desk / "hub"))
+    monkeypatch.setattr("vqseg.study.runner.run_study", lambda folder, record, *_: write(folder, record) or {})
+    arm = "  - {family: mae, set: {prior: mae}, optional: true}\nsupervised:"
+    (desk / "mini.yaml").write_text(STUDY.replace("supervised:", arm))
+    words = ("study", "run", "mini.yaml", "--data", phantom_root, "--arms", "none,mae", "--seeds", "0")
+    line = "skipped: mae: facebook/vit-mae-base: no such folder"
+    code, out, _ = vqseg(*words, "--dry-run")
+    assert code == 0 and line in out and "study mini-phantom-tiny: 1 cells" in out
+    code, out, _ = vqseg(*words)
+    assert code == 0 and line in out and "1 arms x 1 seeds, in" in out
+    code, out, _ = vqseg("study", "status", "mini")
+    assert code == 0 and line in out
+    assert "1 arms skipped" in vqseg("study", "list")[1]
+
+
+def test_draws_are_said(vqseg, desk, phantom_root, monkeypatch):
+    monkeypatch.setattr("vqseg.study.runner.run_study", lambda folder, record, *_: write(folder, record) or {})
+    code, out, _ = vqseg("study", "run", "mini.yaml", "--data", phantom_root, "--arms", "none", "--draws", "2")
+    assert code == 0 and "1 arms x 1 seeds x 2 draws of the labelled patients, in" in out
+
+
+# Runs that a search gave up
+
+
+def test_what_another_studys_search_gave_up_is_new_here(desk, phantom_root):
+    folder, record = prepared(desk, phantom_root)
+    run = RunFolder(folder.store, record["cells"][0]["identity"])
+    run.create({}, {"state": "pruned", "step": 3, "steps": 4, "pruned": {"by": "another", "why": "fell behind"}})
+    assert standing.progress(folder, record)[0]["state"] == "new"
+    run.update(pruned={"by": folder.name, "why": "fell behind"})
+    row = standing.progress(folder, record)[0]
+    assert (row["state"], row["step"]) == ("pruned", 3)
+
+
+def test_the_forecast_counts_a_searchs_trials_and_an_arms_own_steps(desk, phantom_root):
+    folder, record = prepared(desk, phantom_root, arms=("none",))
+    text = forecast(folder, {**record, "search": {"budget": 9}}, 1)
+    assert "1 cells; 1 new; 8 trials to come, of which some will be pruned" in text
+    record["arms"][0]["overrides"] |= {"train.steps": 40, "train.validate_steps": 20}
+    assert _length_of(record, record["cells"]) == (40, 2) and _length_of(record, []) == (4, 1)
 
 
 # One worker, in this process

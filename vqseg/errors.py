@@ -9,6 +9,10 @@ class InputError(ValueError):
     """Something the user gave is wrong; the message names it, what was expected and what to do."""
 
 
+class MissingWeights(InputError):
+    """A model's weights are not on this machine; what is wrong with those that are is another matter."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'a' or 'b'?)"``, or an empty text when nothing known resembles ``word``."""
     close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.5)

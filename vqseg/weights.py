@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vqseg.errors import InputError
+from vqseg.errors import InputError, MissingWeights
 from vqseg.files import digest, read_json
 
 CONFIG = "config.json"
@@ -41,7 +41,8 @@ def locate(weights: str) -> Path:
     """Return the folder that ``weights`` names; it holds a ``config.json``.
 
     Raises:
-        InputError: there is none; says how to get it.
+        MissingWeights: there is none; says how to get it.
+        InputError: the folder holds something else.
     """
     folder = Path(weights).expanduser()
     if folder.is_dir():
@@ -49,10 +50,12 @@ def locate(weights: str) -> Path:
             raise InputError(f"{weights}: holds no {CONFIG}; expected a transformers folder ({CONFIG}, {SINGLE})")
         return folder
     if weights.startswith((".", "/", "~")) or weights.count("/") > 1 or not weights:
-        raise InputError(f"{weights or 'weights'}: no such folder; expected a transformers folder ({CONFIG}, {SINGLE})")
+        raise MissingWeights(
+            f"{weights or 'weights'}: no such folder; expected a transformers folder ({CONFIG}, {SINGLE})"
+        )
     found = _fetched(weights) or _cached(weights)
     if found is None:
-        raise InputError(
+        raise MissingWeights(
             f"{weights}: no such folder, and neither {home()} nor the hub's cache holds it;"
             f" 'vqseg prior fetch {weights}' gets it, or name a folder ({CONFIG}, {SINGLE})"
         )

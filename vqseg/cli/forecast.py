@@ -3,21 +3,21 @@
 import math
 import shutil
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
 
-from vqseg.cli.studies import check
-from vqseg.config import load_config
+from vqseg.cli.studies import prepared
+from vqseg.config import load_config, with_overrides
 from vqseg.errors import InputError
 from vqseg.manifest import read_manifest, read_split, scans_of
 from vqseg.parts import code_in
 from vqseg.presets import names as preset_names
 from vqseg.records import speeds
 from vqseg.report.statistics import detectable
-from vqseg.study.cells import Request, StudyFolder, cell_config, plan_cell, prepare
+from vqseg.study.cells import Request, StudyFolder, cell_config, plan_cell
 from vqseg.study.runner import Settings
 from vqseg.study.standing import states
 
@@ -62,16 +62,17 @@ def require_dry(on: str | None, dry_run: bool) -> None:
         raise InputError(f"--on {on}: estimates the time of a study; add --dry-run")
 
 
-def show(request: Request, settings: Settings, on: str | None = None) -> None:
-    """Print what a request would do: what was thinned or is idle, then `forecast`; nothing is written.
+def show(requests: Sequence[Request], settings: Settings, on: str | None = None) -> None:
+    """Print what requests would do: what is thinned, skipped or idle, then `forecast`; nothing is written.
 
     Raises:
         InputError: anything unknown or impossible.
     """
-    check(request.store, settings)
-    folder, record, said = prepare(request)
-    lines = forecast(folder, record, settings.workers, retry_failed=settings.retry_failed, on=on)
-    typer.echo(f"{said}\n{lines}" if said else lines)
+    for folder, record, said in prepared(requests, settings):
+        if settings.budget is not None:
+            record["search"]["budget"] = settings.budget
+        lines = forecast(folder, record, settings.workers, retry_failed=settings.retry_failed, on=on)
+        typer.echo(f"{said}\n{lines}" if said else lines)
 
 
 def forecast(
@@ -86,22 +87,23 @@ def forecast(
     """
     store, by_identity = folder.store, states(folder, record)
     counts = {state: list(by_identity.values()).count(state) for state in dict.fromkeys(by_identity.values())}
-    settled = {"finished", "running"} | (set() if retry_failed else {"failed"})
+    settled = {"finished", "running", "pruned"} | (set() if retry_failed else {"failed"})
     todo = [cell for cell in record["cells"] if by_identity[cell["identity"]] not in settled]
+    trials = max(record["search"]["budget"] - len(record["cells"]), 0) if "search" in record else 0
     root = Path(record["data"]["root"])
     manifest = read_manifest(root)
     split = read_split(root, manifest, record["split"]["name"])
     patients, seeds = len(split.parts.get("val", [])), len(record["seeds"])
     contrasts = max(len(record["arms"]) - 1, 1)
     scans = scans_of(manifest, split, "val")
-    train = record["base_config"]["train"]
-    validations = math.ceil(train["steps"] / train["validate_steps"])
-    images = sum(len(scan.slices) for scan in scans)
-    work = Work(len(todo), train["steps"], validations, images, len(scans), _priors(store, record, todo))
+    steps, validations = _length_of(record, todo)
+    images, cells = sum(len(scan.slices) for scan in scans), len(todo) + trials
+    work = Work(cells, steps, validations, images, len(scans), _priors(store, record, todo))
     lines = [
         f"study {record['name']}: {len(by_identity)} cells; "
-        + ", ".join(f"{count} {_word(state)}" for state, count in counts.items()),
-        f"disk: {_disk(store, len(todo))}",
+        + ", ".join(f"{count} {_word(state)}" for state, count in counts.items())
+        + (f"; {trials} trials to come, of which some will be pruned" if trials else ""),
+        f"disk: {_disk(store, cells)}",
         *(_time_on(store, record, work, workers, on) if on else [f"time: {_time(store, record, work, workers)}"]),
     ]
     if seeds >= 2 and patients >= 2:
@@ -113,6 +115,15 @@ def forecast(
     else:
         lines.append("one seed or one patient cannot tell a difference from noise")
     return "\n".join(lines)
+
+
+def _length_of(record: dict[str, Any], todo: list[dict[str, Any]]) -> tuple[int, int]:
+    """Return steps and validations of a cell, the mean of those that are left where arms train for longer or less."""
+    trees = {arm["label"]: with_overrides(record["base_config"], arm["overrides"]) for arm in record["arms"]}
+    trains = [trees[cell["arm"]]["train"] for cell in todo] or [record["base_config"]["train"]]
+    steps = [int(train["steps"]) for train in trains]
+    validations = [math.ceil(train["steps"] / train["validate_steps"]) for train in trains]
+    return round(statistics.mean(steps)), round(statistics.mean(validations))
 
 
 def _word(state: str) -> str:

@@ -1,4 +1,4 @@
-"""`vqseg report NAME`: tables and figures of a study."""
+"""`vqseg report NAME`: tables and figures of a study, of a whole store, of what differs between two."""
 
 import shutil
 import sys
@@ -12,6 +12,9 @@ from vqseg.cli.options import DEFAULT_STORE, Store
 NameArgument = Annotated[
     str, typer.Argument(help="A report, a study's full name or definition; 'list' shows them all.")
 ]
+Subjects = Annotated[
+    list[str] | None, typer.Argument(help="The study that the report is about; of diff OLD NEW: two stores or studies.")
+]
 Data = Annotated[str | None, typer.Option(help="Only studies on this data set (its name or folder).")]
 SplitName = Annotated[
     str | None, typer.Option("--split", help="Only studies on this split; val, test or devtest mean --part.")
@@ -23,13 +26,14 @@ Columns = Annotated[
     str | None, typer.Option(help="Columns of the table, by comma: dice,hd95,classes,lesions,effect,ms ...")
 ]
 Decimals = Annotated[int, typer.Option(min=0, max=6, help="Digits after the point.")]
-Out = Annotated[Path | None, typer.Option(help="Folder to write to; by default STORE/reports/STUDY.")]
+Out = Annotated[Path | None, typer.Option(help="Folder to write to; by default STORE/reports/STUDY or /REPORT.")]
 Rivals = Annotated[bool, typer.Option("--rivals/--no-rivals", help="Rows of runs that 'vqseg score' made.")]
 AllowMixed = Annotated[bool, typer.Option("--allow-mixed", help="Tabulate runs that disagree; captions say so.")]
 
 
 def report(
     name: NameArgument,
+    subjects: Subjects = None,
     store: Store = DEFAULT_STORE,
     data: Data = None,
     split: SplitName = None,
@@ -42,7 +46,7 @@ def report(
     allow_mixed: AllowMixed = False,
     rivals: Rivals = True,
 ) -> None:
-    """Render a study's report, print its table and say where the files lie."""
+    """Render a report, print its table and say where the files lie: of a study, or with 'all' of everything."""
     from vqseg.manifest import PARTS
     from vqseg.report.make import listing, make
     from vqseg.report.options import Options
@@ -55,7 +59,7 @@ def report(
     keys = tuple(word.strip() for word in columns.split(",") if word.strip()) if columns is not None else None
     options = Options(part, protocol, metric, keys or None, decimals, allow_mixed, rivals)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    made = make(name, store=store, data=data, split=split, out=out, options=options, width=width)
+    made = make(name, *(subjects or []), store=store, data=data, split=split, out=out, options=options, width=width)
     typer.echo(f"{made.words}\n\n{'wrote' if made.anew else 'nothing changed since these were written'}")
     for path in made.paths:
         typer.echo(f"  {path}")

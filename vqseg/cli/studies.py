@@ -1,15 +1,29 @@
 """What the study commands do, beyond their options."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from vqseg.cli.options import command
+from vqseg.cli.options import command, data_or_phantom
 from vqseg.errors import InputError
-from vqseg.study.cells import Request
+from vqseg.records.run import FINAL
+from vqseg.study.cells import Request, StudyFolder
 from vqseg.study.runner import Settings
+
+if TYPE_CHECKING:
+    from vqseg.study.definition import Definition
+
+
+class Prepared(NamedTuple):
+    """A study that is known to be possible: its folder, its record, and what there is to say of it."""
+
+    folder: StudyFolder
+    record: dict[str, Any]
+    said: str
 
 
 def listed(values: list[str] | None) -> list[str]:
@@ -24,17 +38,60 @@ def retrying(value: str | None) -> bool:
     return value == "failed"
 
 
-def known(study: str, preset: str | None, allow_code: bool = False) -> None:
-    """Refuse an unknown study or preset before data are made.
+# Options of `study run` that go with a study which trains nothing; and those that go with no other.
+RESCORING = {"study", "of", "part", "store", "device", "workers", "tracking", "allow_code", "dry_run"}
+ONLY_RESCORING = {"of", "part"}
+
+
+def _require_meant(context: typer.Context, trains: bool) -> None:
+    """Refuse an option of the command line that a study has no use for."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        if given and (name in ONLY_RESCORING if trains else name not in RESCORING):
+            why = (
+                "trains its own cells" if trains else "trains nothing, and takes all of that from the study --of names"
+            )
+            raise InputError(f"{parameter.opts[0]}: study {context.params['study']!r} {why}; leave it out")
+
+
+def settings(
+    workers: int,
+    device: str,
+    keep: str,
+    storage: str | None,
+    tracking: str | None,
+    retry: str | None,
+    budget: int | None,
+) -> Settings:
+    """Return how to run, MLflow's mirror unless the environment says VQSEG_NO_MIRROR."""
+    mirror = not os.environ.get("VQSEG_NO_MIRROR")
+    return Settings(workers, device, keep, storage, tracking, retrying(retry), mirror, budget=budget)
+
+
+def on_data(asked: Request, data: Sequence[Path] | None) -> list[Request]:
+    """Return a request per data set; without any it is the phantom, which is made, at preset smoke."""
+    preset = asked.preset or (None if data else "smoke")
+    return [replace(asked, root=root, preset=preset) for root in data or [data_or_phantom(None, asked.store)]]
+
+
+def known(
+    study: str, preset: str | None, allow_code: bool = False, context: typer.Context | None = None
+) -> "Definition":
+    """Return a study's definition; refuse an unknown study or preset before data are made.
 
     Raises:
-        InputError: with the nearest names.
+        InputError: with the nearest names; or the ``context`` has an option that the study has no use for.
     """
     from vqseg.config import load_config
     from vqseg.study.definition import read_definition
 
     definition = read_definition(study, allow_code=allow_code)[1]
-    load_config(preset or definition.preset, allow_code=allow_code)
+    if context is not None:
+        _require_meant(context, not definition.rescore)
+    if not definition.rescore:
+        load_config(preset or definition.preset, allow_code=allow_code)
+    return definition
 
 
 def check(store: Path, settings: Settings) -> None:
@@ -54,20 +111,56 @@ def check(store: Path, settings: Settings) -> None:
         require_address(store, settings.tracking)
 
 
-def run(request: Request, settings: Settings) -> dict[str, Any]:
-    """Run a study and say how it ended; returns its record.
+def prepared(requests: Sequence[Request], settings: Settings) -> list[Prepared]:
+    """Prepare one study per request, all of them before anything starts.
+
+    Raises:
+        InputError: what is wrong with one of them, two would be one study, or a budget for what is no search.
+    """
+    from vqseg.study import cells
+
+    found: dict[str, Prepared] = {}
+    for request in requests:
+        check(request.store, settings)
+        one = Prepared(*cells.prepare(request))
+        name = one.folder.name
+        if name in found:
+            raise InputError(f"--data {request.root}: {_clash(request, found[name].record)}")
+        if settings.budget is not None and "search" not in one.record:
+            raise InputError(f"--budget: study {one.record['study']} does not search, it trains its arms; leave it out")
+        found[name] = one
+    return list(found.values())
+
+
+def _clash(request: Request, other: dict[str, Any]) -> str:
+    """Say why two data sets of one command would be one study."""
+    if other["data"]["root"] == str(request.root.resolve()):
+        return "stands twice; leave one out"
+    do = "leave --name out" if request.name else "they are called alike, so run them one after the other"
+    return f"would be the study {other['name']!r}, as {other['data']['root']} is; {do}"
+
+
+def run(requests: Sequence[Request], settings: Settings) -> list[dict[str, Any]]:
+    """Run one study per request, one after the other, and say how each ended; returns their records.
 
     Raises:
         typer.Exit: with code 1 where cells failed or are not finished, 130 where it was stopped.
     """
-    from vqseg.cli.progress import study_bars
-    from vqseg.study import cells, runner
+    ends = [(one.record, _run(one, settings)) for one in prepared(requests, settings)]
+    if not all(whole for _, whole in ends):
+        raise typer.Exit(1)
+    return [record for record, _ in ends]
 
-    check(request.store, settings)
-    folder, record, said = cells.prepare(request)
+
+def _run(one: Prepared, settings: Settings) -> bool:
+    """Run a study; return whether every cell is finished, or was pruned."""
+    from vqseg.cli.progress import study_bars
+    from vqseg.study import runner
+
+    folder, record, said = one
     if said:
         typer.echo(said)
-    typer.echo(f"study {folder.name}: {len(record['arms'])} arms x {len(record['seeds'])} seeds, in {folder.path}")
+    typer.echo(f"study {folder.name}: {_extent(record)}, in {folder.path}")
     try:
         with study_bars(folder.name) as watch:
             states = runner.run_study(folder, record, settings, watch)
@@ -78,10 +171,10 @@ def run(request: Request, settings: Settings) -> dict[str, Any]:
         raise typer.Exit(130) from None
     counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
     typer.echo(f"{folder.name}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
-    complete_mirror(request.store, settings.tracking)
-    name, place = command(request.store)
+    complete_mirror(folder.store, settings.tracking)
+    name, place = command(folder.store)
     typer.echo(f"next: {name} report {folder.name}{place}    {name} ui{place}")
-    left = len(states) - counts.get("finished", 0) - counts.get("failed", 0)
+    left = sum(count for state, count in counts.items() if state not in FINAL)
     if left:
         typer.echo(f"{left} cells are not finished; the same command goes on", err=True)
     if counts.get("failed"):
@@ -90,9 +183,14 @@ def run(request: Request, settings: Settings) -> dict[str, Any]:
             " '--retry failed' tries them again",
             err=True,
         )
-    if left or counts.get("failed"):
-        raise typer.Exit(1)
-    return record
+    return not (left or counts.get("failed"))
+
+
+def _extent(record: dict[str, Any]) -> str:
+    if "search" in record:
+        return f"a search of {record['search']['budget']} trials"
+    draws = f" x {record['draws']} draws of the labelled patients" if record["draws"] > 1 else ""
+    return f"{len(record['arms'])} arms x {len(record['seeds'])} seeds{draws}"
 
 
 def complete_mirror(store: Path, tracking: str | None) -> None:
@@ -109,128 +207,17 @@ def complete_mirror(store: Path, tracking: str | None) -> None:
         typer.echo(f"vqseg: warning: MLflow is not up to date: {' '.join(str(problem).split())}", err=True)
 
 
-def evaluate(
-    store: Path,
-    name: str,
-    part: str | None,
-    protocols: list[str] | None,
-    again: bool,
-    device: str,
-    tracking: str | None,
-    split: str | None = None,
-    allow_code: bool = False,
-    workers: int = 1,
-) -> None:
-    """Score every finished cell of a study (of the one on ``split``, where there are several) on ``part``.
-
-    Raises:
-        InputError: nothing to score, or the same is wrong with every cell.
-        typer.Exit: with code 1 where some cells could not be scored; the others are.
-    """
-    if part is None:
-        taken = f" ({split!r} was taken for a split)" if split else ""
-        raise InputError(f"--part: is missing{taken}; name the part to score: test, devtest or val")
-    from vqseg.parts import admit_code
-    from vqseg.records.index import find_study
-    from vqseg.records.run import RunFolder
-    from vqseg.study.evaluation import Task
-
-    record = find_study(store, name, split=split, one=True)
-    folders = [RunFolder(store, cell["identity"]) for cell in record["cells"]]
-    finished = [folder for folder in folders if folder.exists() and folder.state() == "finished"]
-    if not finished:
-        raise InputError(f"study {record['name']}: no cell is finished; run it first")
-    able, lesions = _applicable(record, part)
-    wanted = {
-        folder.identity: able if protocols == ["all"] else protocols or _usual(folder, able) for folder in finished
-    }
-    todo = [folder for folder in finished if again or not _scored(folder, part, wanted[folder.identity], lesions)]
-    for folder in todo:  # a permission that is missing is no cell's failure
-        admit_code(folder.config(), str(folder.path / "config.yaml"), allowed=allow_code)
-    failed = _score_cells(todo, record, Task(str(store), part, protocols, device, allow_code), workers)
-    skipped = len(finished) - len(todo)
-    told = f", {skipped} had been before" if skipped else ""
-    typer.echo(f"{record['name']}: {len(todo) - len(failed)} cells scored on {part}{told}")
-    if len(finished) < len(folders):
-        typer.echo(f"{len(folders) - len(finished)} cells are not finished and were left out", err=True)
-    complete_mirror(store, tracking)
-    if failed:
-        raise typer.Exit(1)
-
-
-def _score_cells(todo: list[Any], record: dict[str, Any], task: Any, workers: int) -> dict[str, str]:
-    """Score cells under a bar, say which could not be scored and why; returns those errors by identity.
-
-    Raises:
-        InputError: the same is wrong with every cell.
-    """
-    from rich.progress import Progress
-
-    from vqseg.study.evaluation import score_cells
-
-    with Progress() as bars:
-        bar = bars.add_task(f"scoring {task.part}", total=len(todo))
-        failed = score_cells(
-            [folder.identity for folder in todo], task, workers=workers, on_cell=lambda: bars.advance(bar)
-        )
-    if failed and len(failed) == len(todo) and len(set(failed.values())) == 1:
-        raise InputError(next(iter(failed.values())))
-    names = {cell["identity"]: cell["name"] for cell in record["cells"]}
-    for identity, error in failed.items():
-        typer.echo(f"{names[identity]}: not scored: {error}", err=True)
-    return failed
-
-
-def _applicable(record: dict[str, Any], part: str) -> tuple[list[str], dict[str, float]]:
-    """Return the protocols that ``part`` of the study's data allows, and the data's lesion marks."""
-    from vqseg.manifest import read_manifest, read_split, scans_of
-    from vqseg.protocols import applicable_protocols
-
-    root = Path(record["data"]["root"])
-    manifest = read_manifest(root)
-    split = read_split(root, manifest, record["split"]["name"])
-    if part not in split.parts:
-        raise InputError(f"part {part!r} is not in split {split.name!r}; it has {', '.join(split.parts)}")
-    able, _ = applicable_protocols(scans_of(manifest, split, part), part, scans_of(manifest, split, "val"))
-    return able, manifest.lesions
-
-
-def _usual(folder: Any, able: list[str]) -> list[str]:
-    """Return the protocols that a run is scored under where none is named."""
-    from vqseg.scoring import Recipe, usual_protocols
-
-    data = folder.config()["data"]
-    return usual_protocols(able, Recipe(data["size_px"], data.get("geometry", "resize"), data.get("context", 1)))
-
-
-def _scored(folder: Any, part: str, protocols: list[str], lesions: dict[str, float]) -> bool:
-    """Whether the rows of every protocol are of this code and these lesion marks (older entries: of none)."""
-    from vqseg.identity import scoring_hash
-    from vqseg.records.run import latest
-
-    def same(one: dict[str, Any]) -> bool:
-        marks, library = one.get("lesions", {}), one.get("library", "own")
-        whole = not one.get("unfinished")
-        return whole and (one["scoring"], marks, library) == (scoring_hash(), lesions, "own")
-
-    evaluations = folder.status()["evaluations"]
-    known = {name for name, one in latest(evaluations, part).items() if same(one)}
-    for one in evaluations:
-        if one["part"] == part and same(one):
-            known |= set(one.get("not_applicable", {}))
-    return bool(protocols) and set(protocols) <= known
-
-
 def demo(root: Path, store: Path, preset: str, workers: int, device: str) -> None:
     """epsilon-sweep on ``root``, scored on its test part if it has one, and its report."""
+    from vqseg.cli.evaluation import How, evaluate
     from vqseg.cli.report import report
     from vqseg.manifest import read_manifest, read_split
 
     request = Request("epsilon-sweep", store, root, preset=preset)
-    record = run(request, Settings(workers=workers, device=device))
+    record = run([request], Settings(workers=workers, device=device))[0]
     part = read_split(root, read_manifest(root), record["split"]["name"]).test_part
     if part:
-        evaluate(store, record["name"], part, None, False, device, None)
+        evaluate(store, record["name"], part, How(None, device, None))
     report(name=record["name"], store=store)
     name, place = command(store)
     typer.echo(f"\ntables and figures: {store / 'reports' / record['name']} (index.html is the page)")

@@ -1,6 +1,6 @@
 """``vqseg study``: run, watch and score studies; ``vqseg demo``: one of them from nothing to its report."""
 
-import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +11,7 @@ from vqseg.cli.options import (
     Context,
     Data,
     Device,
+    Json,
     Keep,
     PartOrSplit,
     Preset,
@@ -31,30 +32,32 @@ Name = Annotated[str, typer.Argument(help="A study's name (or the full name of o
 @app.command("list")
 def list_studies(store: Store = DEFAULT_STORE) -> None:
     """List the built-in studies, and those in the store."""
-    from vqseg.cli.questions import questions, recorded
+    from vqseg.cli.questions import described, questions, recorded
 
     for name, question in questions():
         typer.echo(f"{name}: {' '.join(question.split())}")
-    for record in recorded(store):
-        typer.echo(f"in {store}: {record['name']} ({len(record['cells'])} cells, {record['created']})")
+    for line in described(recorded(store)):
+        typer.echo(f"in {store}: {line}")
 
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A built-in study, or a path to a YAML file.")]) -> None:
-    """Show a study's question, arms, seeds and reference."""
+    """Show a study's question, axes, arms, seeds and reference."""
+    from vqseg.cli.questions import outline
     from vqseg.study.definition import read_definition
 
     stem, definition = read_definition(name, allow_code=True)  # nothing is run here
-    typer.echo(f"{stem}: {' '.join(definition.question.split())}")
-    typer.echo(f"preset {definition.preset}, seeds {definition.seeds}, reference {definition.reference!r}")
-    for arm in definition.expand():
-        typer.echo(f"  {arm.label:45} {arm.overrides}")
+    typer.echo("\n".join(outline(stem, definition)))
 
 
 @app.command()
 def run(
+    context: typer.Context,
     study: Annotated[str, typer.Argument(help="A built-in study ('vqseg study list'), or a path to a YAML file.")],
-    data: Data = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="Prepared data folder, any number of times; default: the phantom, which is made."),
+    ] = None,
     split: SplitName = None,
     preset: Preset = None,
     arms: Annotated[
@@ -62,11 +65,21 @@ def run(
     ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, such as 0-2 or 0,3,5.")] = None,
     add_seeds: Annotated[str | None, typer.Option("--add-seeds", help="Seeds beside those the study has.")] = None,
+    draws: Annotated[
+        int | None, typer.Option("--draws", min=1, help="So many draws of the labelled patients; first the split's.")
+    ] = None,
     set_: Sets = None,
     allow_code: AllowCode = False,
     steps: Steps = None,
-    context: Context = None,
+    context_: Context = None,
     supervised: Annotated[bool, typer.Option("--supervised", help="The fully supervised form of the study.")] = False,
+    budget: Annotated[
+        int | None, typer.Option("--budget", min=1, help="Of a search: the number of its trials in all.")
+    ] = None,
+    of: Annotated[str | None, typer.Option("--of", help="Of 'protocols': the study that is scored again.")] = None,
+    part: Annotated[
+        str | None, typer.Option("--part", help="Of 'protocols': the part to score; default: the test part.")
+    ] = None,
     device: Device = "auto",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, each a process.")] = 1,
     retry: Annotated[str | None, typer.Option("--retry", help="'failed': try failed cells again.")] = None,
@@ -81,36 +94,68 @@ def run(
     ] = None,
 ) -> None:
     """Run a study; started again, it does what is left. Validation only: 'study evaluate' scores a test part."""
-    from vqseg.cli import forecast, studies
+    from vqseg.cli import evaluation, forecast, studies
     from vqseg.config import with_option
     from vqseg.study.cells import Request
-    from vqseg.study.runner import Settings
 
     forecast.require_dry(on, dry_run)
-    studies.known(study, preset, allow_code)
-    root = data_or_phantom(data, store)
-    request = Request(
-        study, store, root, split, preset or (None if data else "smoke"), tuple(studies.listed(arms)), seeds, add_seeds,
-        tuple(with_option(set_ or (), "--context", context)), steps, supervised, name, allow_code,
+    if studies.known(study, preset, allow_code, context).rescore:
+        how = evaluation.How(None, device, tracking, allow_code, workers)
+        evaluation.rescore(study, of, part, store, how, dry_run=dry_run)
+        return
+    asked = Request(
+        study, store, Path(), split, preset, tuple(studies.listed(arms)), seeds, add_seeds,
+        tuple(with_option(set_ or (), "--context", context_)), steps, supervised, name, allow_code, draws,
     )  # fmt: skip
-    mirror = not os.environ.get("VQSEG_NO_MIRROR")
-    settings = Settings(workers, device, keep, storage, tracking, studies.retrying(retry), mirror)
-    if dry_run:
-        forecast.show(request, settings, on)
-    else:
-        studies.run(request, settings)
+    requests = studies.on_data(asked, data)
+    settings = studies.settings(workers, device, keep, storage, tracking, retry, budget)
+    forecast.show(requests, settings, on) if dry_run else studies.run(requests, settings)
 
 
 @app.command()
 def status(name: Name, store: Store = DEFAULT_STORE) -> None:
-    """Show every cell of a study: state, step, validation Dice, run, error."""
-    from vqseg.cli.tables import print_cells
+    """Show every cell of a study: state, step, validation Dice, run, error; and which arms were skipped."""
+    from vqseg.cli.tables import print_cells, print_skipped
     from vqseg.records.index import find_study
     from vqseg.study.cells import StudyFolder
     from vqseg.study.standing import progress
 
     record = find_study(store, name)
     print_cells(record["name"], progress(StudyFolder(store, record["name"]), record))
+    print_skipped(record.get("skipped", []))
+
+
+@app.command()
+def queue(
+    name: Name,
+    copy: Annotated[Path, typer.Option("--copy", help="Where the copy goes: a file that is not there yet.")],
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Copy a study's queue, for Optuna's own tools; the queue itself is left alone."""
+    from vqseg.cli import queue
+
+    queue.copy(store, name, copy)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        tuple[str, str], typer.Argument(help="Two runs: identities (their beginnings will do), or STUDY:'ARM, seed 0'.")
+    ],
+    as_json: Json = False,
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Show what differs between two runs: their settings beside their scores."""
+    import json
+
+    from vqseg.cli.tables import print_comparison
+    from vqseg.study.compare import compared, find_run
+
+    found = compared(find_run(store, runs[0]), find_run(store, runs[1]))
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        print_comparison(found)
 
 
 @app.command()
@@ -144,13 +189,12 @@ def evaluate(
     tracking: Tracking = None,
 ) -> None:
     """Score all finished cells of a study on one part, once; the date and the repeats are kept."""
-    from vqseg.cli import studies
+    from vqseg.cli.evaluation import How
+    from vqseg.cli.evaluation import evaluate as score
 
     part, split = part_and_split(part, split)
-    protocols = protocol_names(protocol)
-    studies.evaluate(
-        store, name, part, protocols, again, device, tracking, split=split, allow_code=allow_code, workers=workers
-    )
+    how = How(protocol_names(protocol), device, tracking, allow_code, workers, again)
+    score(store, name, part, how, split)
 
 
 def demo(

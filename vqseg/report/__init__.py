@@ -27,7 +27,7 @@ REPORTS = {
     "codebook": Entry("codebook_size", "codebook-size", "study", "size and width of the codebook: scores, use, codes"),
     "priors": Entry("priors", "fm-prior", "study", "what tokens are aligned with: scores, cost, what is missing"),
     "label-ratio": Entry("label_ratio", "label-ratio", "study", "gains at every share of labelled patients, draws"),
-    "perturbations": Entry("matched", "perturbations", "study", "every perturbation at one distortion, or one flip rate"),
+    "perturbations": Entry("matched", "perturbations", "study", "every perturbation at one distortion"),
     "normalization": Entry("normalization", "normalization", "study", "statistics x perturbation: is it an artefact?"),
     "recipes": Entry("recipes", "recipes", "study", "the three published recipes on one data set"),
     "protocols": Entry("protocols", "protocols", "study", "one study under every protocol: how ranks and gaps move"),

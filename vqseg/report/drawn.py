@@ -50,16 +50,31 @@ class Drawn:
             return False
 
     def put(self, name: str, text: str) -> Path:
-        """Write a text of the report, remember the file that it is, and return its path."""
-        with replacing(self.folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        """Write a text of the report, remember the file that it is, and return its path.
+
+        A file that says the same already stays: so a report that stands does not fall because another wrote it again.
+        """
+        path, data = self.folder / name, text.encode()
+        if _bytes(path) == data:
+            self.texts[name] = stamp_of(path)
+            return path
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+            # Of the file that was written here: after the renaming it may be another process's.
             self.texts[name] = stamp_of(temporary)
-        return self.folder / name
+        return path
 
     def save(self) -> None:
         """Write the ledger."""
         known = {"format": FORMAT, "report": self.report, "figures": self.figures}
         write_text(self.folder / LEDGER, json.dumps(known) + "\n")
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def stamp_of(path: Path) -> Stamp | None:
@@ -91,7 +106,7 @@ def code(*folders: str) -> str:
     for root in [package / folder for folder in folders] or [package]:
         for path in sorted(root.rglob("*.py")):
             found.update(path.read_bytes())
-    for path in sorted(assets.folder("reports").iterdir()):
+    for path in sorted(path for path in assets.folder("reports").rglob("*") if path.is_file()):
         found.update(path.read_bytes())
     return found.hexdigest()[:32]
 

@@ -109,7 +109,7 @@ def assess(scores: pd.DataFrame, wanted: Iterable[Effect], metric: str) -> pd.Da
         order=[len(effect.members) for effect in own],
         settings=[effect.settings for effect in own],
         of=[effect.of for effect in own],
-        by_seed=[statistics.combined(grids, effect.weights).mean(axis=1).tolist() for effect in own],
+        by_seed=pd.Series([statistics.by_run(grids, effect.weights) for effect in own], dtype=object),
     )
 
 

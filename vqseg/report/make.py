@@ -1,13 +1,12 @@
-"""From a name to a written report: which study, which report, which folder; and whether it stands there already.
+"""From a name to a written report: which studies, which report, which folder; and whether it stands there already.
 
 A report that was made from the same files, by the same code and for the same question is not made again. What it was
-made from are the files of the study's runs and of the runs that stand beside them, the status of every run of the
-store (one may have become a rival), and the study's own record; each by its inode, time and size.
+made from are the files of the studies' runs and of the runs that stand beside them, the status of every run of the
+store (one may have become a rival), the studies' own records, claims and data; each by its inode, time and size.
 """
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from vqseg.report.options import Options
 
 if TYPE_CHECKING:
     from vqseg.report.content import Report
-    from vqseg.report.selection import Selection
+    from vqseg.report.page import Around
 
 FILES = ("config.yaml", "metrics.csv", "rows.parquet", "codebook.parquet", "codes.npz")
 """Of a run, what reports read beside its status."""
@@ -36,9 +35,23 @@ class Made:
     anew: bool = True
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A report, the studies that it speaks about with the stores that they lie in, and the folder to write to."""
+
+    kind: str
+    sources: list[tuple[Path, list[dict[str, Any]]]]
+    folder: Path
+
+    @property
+    def studies(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Every study with its store."""
+        return [(store, study) for store, studies in self.sources for study in studies]
+
+
 def make(
     name: str,
-    *,
+    *subjects: str,
     store: Path,
     data: str | None = None,
     split: str | None = None,
@@ -50,6 +63,7 @@ def make(
 
     Args:
         name: what to report on.
+        subjects: the study that a report of one study is about; the two stores or studies that ``diff`` compares.
         store: where studies and runs lie.
         data: only studies on this data set.
         split: only studies on this split.
@@ -61,69 +75,36 @@ def make(
         InputError: unknown name, nothing to tabulate, or runs that do not belong in one table.
     """
     options = options or Options()
-    kind, study_name = _meant(name, store)
-    study = index.find_study(store, study_name, data=data, split=split)
-    usual = report_of(study)
-    # The ablation of a grid of modules is the report of grids.
-    kind = usual if kind is None or (kind, usual) == ("ablation", "modules") else kind
-    folder = store / "reports" / study["name"]
-    # The generic report of a study that has one of its own must not replace that.
-    folder = out or (folder if kind == usual else folder / kind)
-    drawn = Drawn(folder)
+    wanted = _wanted(name, list(subjects), store, data, split, out)
+    drawn = Drawn(wanted.folder)
     said = drawn.report.get("rivals", [])
-    asked = [str(store.absolute()), str(folder.absolute()), kind, asdict(options), width]
-    key = _key(store, study, asked, said if isinstance(said, list) else [])
+    asked = [str(wanted.folder.absolute()), wanted.kind, asdict(options), width]
+    key = _key(wanted, asked, said if isinstance(said, list) else [])
     if drawn.stands(drawn.report, key):
-        return Made([folder / name for name in drawn.report["files"]], drawn.report["words"], anew=False)
-    rivals = index.foreign(store, str(study["data"]["digest"])) if options.rivals else []
+        return Made([wanted.folder / name for name in drawn.report["files"]], drawn.report["words"], anew=False)
+    rivals = _rivals(wanted) if options.rivals else []
     # Before anything is read, so that what changes in between is read again the next time.
-    key = _key(store, study, asked, rivals)
-    made, resting = _make(store, study, kind, options, width, drawn)
+    key = _key(wanted, asked, rivals)
+    made = _make(wanted, options, width, drawn)
     drawn.report = {"key": key, "rivals": rivals, "words": made.words, "files": _files(made.paths, drawn)}
-    if not resting:
+    if not _resting(wanted):
         drawn.report = {}
     drawn.save()
     return made
 
 
-def _make(
-    store: Path, study: dict[str, Any], kind: str, options: Options, width: int | None, drawn: Drawn
-) -> tuple[Made, bool]:
-    """Make a report anew; and say whether its runs are at rest."""
-    from vqseg.report import page
-    from vqseg.report.arms import columns_of
-    from vqseg.report.measures import measure_name
-    from vqseg.report.selection import select
-
-    measure_name(options.metric)
-    selection = select(store, study, options)
-    columns_of(options.columns, selection.scores)
-    report: Report = import_module(f"vqseg.report.{REPORTS[kind].module}").build(selection)
-    paths = page.write(report, selection, drawn)
-    # What becomes of a run that claims to be running, only its lock can tell, and no file.
-    resting = not set(selection.tabled_cells["state"]) & {"running", "killed"}
-    return Made(paths, _words(report, selection, width)), resting
-
-
-def _files(paths: Iterable[Path], drawn: Drawn) -> dict[str, Any]:
-    figures = [entry["files"] for entry in drawn.figures.values()]
-    known = {**drawn.texts, **{name: stamp for files in figures for name, stamp in files.items()}}
-    return {path.name: known[path.name] for path in paths}
-
-
-def _key(store: Path, study: dict[str, Any], asked: list[Any], rivals: Iterable[str]) -> str:
-    """Return a digest of all that a report is made from."""
-    runs = [store / "runs" / identity for identity in [*(cell["identity"] for cell in study["cells"]), *rivals]]
-    parts = [path / name for path in dict.fromkeys(runs) for name in FILES]
-    statuses = sorted((store / "runs").glob(f"*/{STATUS}"))
-    notes = index.failures(store, study)
-    return digest([code(), asked, study, notes, of_files([*statuses, *parts])], 32)
+def folder_of(store: Path, study: dict[str, Any], kind: str) -> Path:
+    """Return where a report of a study lies; its generic report must not replace one of its own."""
+    folder = store / "reports" / str(study["name"])
+    return folder if kind == report_of(study) else folder / kind
 
 
 def listing(store: Path) -> str:
     """Return the reports and the store's studies, in words."""
-    lines = ["reports"]
-    lines += [f"  {name:<12} {entry.about}" for name, entry in REPORTS.items()]
+    lines = ["reports of one study: vqseg report NAME [STUDY]"]
+    lines += [f"  {name:<15} {entry.about}" for name, entry in REPORTS.items() if entry.scope == "study"]
+    lines += ["", "reports of a whole store: vqseg report NAME; of diff: vqseg report diff OLD NEW"]
+    lines += [f"  {name:<15} {entry.about}" for name, entry in REPORTS.items() if entry.scope == "store"]
     known = index.studies(store)
     lines += ["", f"studies in {store}" if known else f"no studies in {store}; 'vqseg study run NAME' makes one"]
     width = max((len(study["name"]) for study in known), default=0)
@@ -139,14 +120,111 @@ def listing(store: Path) -> str:
     return "\n".join(lines)
 
 
-def _meant(name: str, store: Path) -> tuple[str | None, str | None]:
-    """Return (report, study) that ``name`` means; None leaves the choice open."""
+def _make(wanted: Wanted, options: Options, width: int | None, drawn: Drawn) -> Made:
+    """Make a report anew."""
+    from vqseg.report import bound, page, surroundings
+    from vqseg.report.measures import measure_name
+
+    measure_name(options.metric)
+    if REPORTS[wanted.kind].scope == "study":
+        ((store, study),) = wanted.studies
+        own = bound.of_study(wanted.kind, store, study, options)
+        report, around = own.report, page.of_selection(own.selection, wanted.folder)
+    elif wanted.kind == "all":
+        from vqseg.report import everything
+
+        return Made(*everything.write(*wanted.sources[0], options, drawn, width))
+    else:
+        report = bound.of_stores(wanted.kind, wanted.sources, options)
+        around = surroundings.around(wanted.sources, wanted.folder)
+    return Made(page.write(report, around, drawn), _words(report, around, width))
+
+
+def _files(paths: Iterable[Path], drawn: Drawn) -> dict[str, Any]:
+    figures = [entry["files"] for entry in drawn.figures.values()]
+    known = {**drawn.texts, **{name: stamp for files in figures for name, stamp in files.items()}}
+    return {path.name: known[path.name] for path in paths}
+
+
+def _key(wanted: Wanted, asked: list[Any], rivals: Iterable[str]) -> str:
+    """Return a digest of all that a report is made from."""
+    parts: list[Any] = [code(), asked]
+    for store, studies in wanted.sources:
+        own = [cell["identity"] for study in studies for cell in study["cells"]]
+        runs = [store / "runs" / identity for identity in [*own, *rivals]]
+        files = [path / name for path in dict.fromkeys(runs) for name in FILES]
+        files += sorted((store / "runs").glob(f"*/{STATUS}")) + sorted((store / "claims").glob("*.yaml"))
+        files += [Path(study["data"].get("root", "?")) / "manifest.json" for study in studies]
+        parts += [str(store.absolute()), studies, [index.failures(store, study) for study in studies], of_files(files)]
+    return digest(parts, 32)
+
+
+def _rivals(wanted: Wanted) -> list[str]:
+    digests = {(store, str(study["data"]["digest"])): None for store, study in wanted.studies}
+    return [run for store, data in digests for run in index.foreign(store, data)]
+
+
+def _resting(wanted: Wanted) -> bool:
+    """Whether no run claims to be running: what becomes of such a one, only its lock can tell, and no file."""
+    for store, studies in wanted.sources:
+        runs = index.frame(store, [cell["identity"] for study in studies for cell in study["cells"]])
+        if set(runs["state"]) & {"running", "killed"}:
+            return False
+    return True
+
+
+def _wanted(
+    name: str, subjects: list[str], store: Path, data: str | None, split: str | None, out: Path | None
+) -> Wanted:
+    """Find what ``name`` and ``subjects`` mean."""
+    entry = REPORTS.get(name)
+    if name == "diff":
+        from vqseg.report import diff
+
+        old, new = diff.sides(store, subjects, data=data, split=split)
+        words = "-".join(Path(each).name for each in diff.names(old, new))
+        return Wanted(name, [old, new], out or new[0] / "reports" / f"diff-{words}")
+    if entry and entry.scope == "store":
+        if subjects:
+            raise InputError(
+                f"report {name} is of a whole store, got {subjects[0]!r}; 'vqseg report {subjects[0]}' is of that"
+            )
+        return Wanted(name, [(store, _studies(store, data, split))], out or store / "reports" / name)
+    if len(subjects) > (1 if entry else 0):
+        form = f"vqseg report {name} STUDY" if entry else f"vqseg report REPORT {name}"
+        raise InputError(f"report {name}: {len(subjects)} more names than expected; the form is '{form}'")
+    if not entry:
+        _require_study(name, store)
+    study = index.find_study(store, subjects[0] if subjects else entry.study if entry else name, data=data, split=split)
+    usual = report_of(study)
+    # The ablation of a grid of modules is the report of grids.
+    kind = usual if not entry or (name, usual) == ("ablation", "modules") else name
+    return Wanted(kind, [(store, [study])], out or folder_of(store, study, kind))
+
+
+def _studies(store: Path, data: str | None, split: str | None) -> list[dict[str, Any]]:
+    known = index.studies(store)
+    if data is None and split is None:
+        return known
+    found = [study for study in known if _is_on(study, data, split)]
+    if not found:
+        limits = [f"{what} {value!r}" for what, value in (("data", data), ("split", split)) if value is not None]
+        names = ", ".join(study["name"] for study in known) or "none"
+        raise InputError(f"no study on {' and '.join(limits)} in {store}; studies there: {names}")
+    return found
+
+
+def _is_on(study: dict[str, Any], data: str | None, split: str | None) -> bool:
+    own = study["data"]
+    named = data in (None, own["name"]) or Path(str(data)).resolve() == Path(own.get("root", "?")).resolve()
+    return named and split in (None, study["split"]["name"])
+
+
+def _require_study(name: str, store: Path) -> None:
     known = index.studies(store)
     names = list(dict.fromkeys(study[key] for study in known for key in ("name", "study")))
-    if name in REPORTS:
-        return name, REPORTS[name].study
     if name in names:
-        return None, name
+        return
     close = nearest(name, [*REPORTS, "list", *names])
     raise InputError(
         f"unknown report or study {name!r}{close}; reports: {', '.join(REPORTS)}; "
@@ -154,15 +232,14 @@ def _meant(name: str, store: Path) -> tuple[str | None, str | None]:
     )
 
 
-def _words(report: "Report", selection: "Selection", width: int | None) -> str:
+def _words(report: "Report", around: "Around", width: int | None) -> str:
     from vqseg.report import page, table
-    from vqseg.report.content import missing_words
 
-    main = next(each for section in report.sections for each in section.tables)
+    main = next((each for section in report.sections for each in section.tables), None)
     blocks = [report.title, *(f"!! {banner}" for banner in report.banners)]
-    blocks += [page.PHANTOM] if selection.phantom else []
-    blocks += [table.text(main, width), main.caption, *main.footnotes, *report.summary]
-    missing = missing_words(selection)
-    if missing:
-        blocks.append("\n".join(["missing:", *(f"  {line}" for line in missing)]))
+    blocks += [page.PHANTOM] if around.phantom else []
+    blocks += [table.text(main, width), main.caption, *main.footnotes] if main else []
+    blocks += report.summary
+    if around.missing:
+        blocks.append("\n".join(["missing:", *(f"  {line}" for line in around.missing)]))
     return "\n\n".join(blocks)

@@ -18,6 +18,9 @@ LONG, LONG_HEADER, WIDE, WIDEST = 26, 14, 10, 13
 """Longer labels and headers are broken into lines in LaTeX, and tables of more columns are set smaller, those of the
 most scaled, or the table leaves the page."""
 
+TEXT_PT, LETTER_PT, SMALL_LETTER_PT, GAP_PT = 495.0, 3.7, 3.2, 5.0
+"""Of a page that is 7 inches wide: its text, a letter in either size on the average, and the gap between columns."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -39,7 +42,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A named table with its caption, its footnotes, the runs and the numbers behind it."""
+    """A named table with its caption, its footnotes, the runs and the numbers behind it.
+
+    ``phantom``: its numbers are of synthetic images, though the report that it stands in speaks of others too.
+    """
 
     name: str
     title: str
@@ -49,6 +55,7 @@ class Table:
     tidy: pd.DataFrame
     footnotes: list[str] = field(default_factory=list)
     runs: str = ""
+    phantom: bool = False
 
 
 def markdown(table: Table) -> str:
@@ -71,7 +78,7 @@ def latex(table: Table) -> str:
     alignment = (r"p{0.19\textwidth}" if long else "l") + "r" * (len(table.headers) - 1)
     ragged = r"\raggedright " if long else ""
     size = r"\scriptsize" if len(table.headers) <= WIDE else r"\fontsize{6}{7}\selectfont"
-    fit = len(table.headers) > WIDEST
+    fit = len(table.headers) > WIDEST or _width_pt(table) > TEXT_PT
     lines = [
         f"% {_one_line(table.runs)}",
         r"\begin{table*}[tbp]",
@@ -85,10 +92,26 @@ def latex(table: Table) -> str:
     ]
     for row in table.rows:
         lines += [r"\midrule"] if row.ruled else []
-        lines.append(" & ".join([ragged + escape(row.label), *map(_tex_cell, row.cells)]) + r" \\")
+        label = ragged + _breakable(escape(row.label)) if long else escape(row.label)
+        lines.append(" & ".join([label, *map(_tex_cell, row.cells)]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}" + ("}" if fit else "")]
     lines += [rf"\par\smallskip\parbox{{\textwidth}}{{\scriptsize {escape(note)}}}" for note in table.footnotes]
     return "\n".join([*lines, r"\end{table*}", ""])
+
+
+def _breakable(words: str) -> str:
+    """Let names such as ``augment.flip_vertical_probability`` be broken where a hyphen would be wrong."""
+    return re.sub(r"(\\_|\.(?=[a-z]))", r"\1\\allowbreak{}", words)
+
+
+def _width_pt(table: Table) -> float:
+    """Return about how wide a table is set, so that one that would leave the page is scaled."""
+    columns = [[row.cells[place].text for row in table.rows] for place in range(len(table.headers) - 1)]
+    heads = [max(len(word) for word in header.split(" [")) for header in table.headers[1:]]
+    widths = [max([min(head, LONG_HEADER), *map(len, texts)]) for head, texts in zip(heads, columns)]
+    label = min(LONG, max((len(row.label) for row in table.rows), default=0))
+    letter = LETTER_PT if len(table.headers) <= WIDE else SMALL_LETTER_PT
+    return letter * (label + sum(widths)) + GAP_PT * len(widths)
 
 
 def csv_text(table: Table) -> str:

@@ -4,6 +4,8 @@ STORE/studies/FULLNAME/study.json     the definition resolved: base config, arms
 STORE/studies/FULLNAME/queue.journal  Optuna's journal
 STORE/studies/FULLNAME/errors/        why cells failed
 STORE/studies/FULLNAME/logs/          what the workers said
+
+Reading a study loads no torch; preparing one does, because its parts are looked up.
 """
 
 from collections.abc import Collection
@@ -11,35 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from vqseg.config import Choice, Config, from_tree, load_config, parse_overrides, with_option, with_overrides
-from vqseg.errors import InputError, require_name
-from vqseg.experiment import Plan, check_parts, plan, require_data
+from vqseg.config import Config, from_tree, load_config, parse_overrides, with_option, with_overrides
+from vqseg.errors import InputError, MissingWeights, require_name
 from vqseg.files import digest, read_json, write_json
 from vqseg.manifest import read_manifest, read_split
-from vqseg.parts import admit_code, code_in, resolve
-from vqseg.records.run import now
-from vqseg.study.definition import Arm, Definition, parse_seeds, read_definition, select
+from vqseg.parts import admit_code, code_in
+from vqseg.plan import Plan, plan
+from vqseg.records.run import RunFolder, now
+from vqseg.study.asked import Extent, Request, extent
+from vqseg.study.definition import Definition, read_definition
+from vqseg.study.rows import Arm
+from vqseg.study.settings import again, carried, settled, taken
+from vqseg.study.twins import Planned, distinct_draws, folded, refuse_twins
 
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asked for."""
-
-    study: str
-    store: Path
-    root: Path
-    split: str | None = None
-    preset: str | None = None
-    arms: tuple[str, ...] = ()
-    seeds: str | None = None
-    add_seeds: str | None = None
-    overrides: tuple[str, ...] = ()
-    steps: int | None = None
-    supervised: bool = False
-    name: str | None = None
-    allow_code: bool = False
+__all__ = ["Request", "StudyFolder", "cell_config", "plan_cell", "prepare", "write"]
 
 
 @dataclass(frozen=True)
@@ -63,26 +50,22 @@ class StudyFolder:
 def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
     """Resolve a request into a study record, checking every cell's config; nothing is written.
 
-    A study of the same name in the store is extended: its arms and seeds stay, new ones join, and an arm whose
-    definition changed since changes with it.
-    Returns the folder, the record, and a line saying what was thinned (or an empty text).
+    A study of the same name in the store is extended: its arms, seeds and draws stay, new ones join, and an arm whose
+    definition changed since changes with it. An optional arm whose weights are not here is skipped, with the reason.
+    Returns the folder, the record, and lines on what was thinned, skipped or will change nothing (or an empty text).
 
     Raises:
         InputError: anything unknown or impossible, before anything starts.
     """
     stem, definition = read_definition(request.study, allow_code=request.allow_code)
+    if definition.rescore:
+        raise InputError(f"study {stem!r} trains nothing; it scores another study again: name that with --of")
     manifest = read_manifest(request.root)
     split = read_split(request.root, manifest, request.split)
     preset, tree = _base_config(request, stem, definition)
     base = digest({"tree": tree, "data": manifest.digest, "split": split.digest})
     folder, old = _folder(request, stem, manifest.name, preset, base)
-    arms, seeds, said = _grid(request, definition, preset)
-    if old:
-        arms, seeds = _extended(old, definition, arms, [*old["seeds"], *([] if request.add_seeds else seeds)])
-    if request.add_seeds:
-        seeds = list(dict.fromkeys([*seeds, *parse_seeds(request.add_seeds, "--add-seeds")]))
-    kept = {"arms": [arm.model_dump(mode="json") for arm in arms]}
-    admit_code(kept, f"study {folder.name}", allowed=request.allow_code)  # arms that an older study.json brought
+    asked = extent(request, definition, _arms(request, definition, preset, tree), preset, old)
     record: dict[str, Any] = {
         "format": 1,
         "name": folder.name,
@@ -97,25 +80,50 @@ def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
         "split": {"name": split.name, "digest": split.digest},
         "preset": preset,
         "supervised": request.supervised,
-        "reference": definition.reference,
+        "reference": asked.reference,
         "created": old["created"] if old else now(),
         "base": base,
         "base_config": tree,
         "overrides": admit_code(parse_overrides(request.overrides), "--set", allowed=True),
         "fixed": sorted(definition.supervised or {}) if request.supervised else [],
-        "seeds": seeds,
-        "arms": [arm.model_dump(mode="json") for arm in arms],
+        "seeds": asked.seeds,
+        "draws": asked.draws,
+        **({"search": definition.search.model_dump(mode="json")} if definition.search else {}),
+        "arms": [arm.model_dump(mode="json") for arm in asked.arms],
         "cells": [],
+        "skipped": [],
     }
-    planned = _plans(record, request, arms)
-    _refuse_idle(record, arms)
-    record["cells"] = [_cell(arm, one) for arm, one in planned]
-    _refuse_twins(record)
-    left = (one for _, one in planned if not one.folder.exists() or one.folder.state() != "finished")
-    if first := next(left, None):
-        require_data(first)
-    idle = dict.fromkeys(one.idle for _, one in planned if one.idle)
-    return folder, record, "\n".join([*([said] if said else []), *(f"note: {line}" for line in idle)])
+    # Arms that an older study.json brought may name code.
+    admit_code({"arms": record["arms"]}, f"study {folder.name}", allowed=request.allow_code)
+    return (
+        folder,
+        record,
+        "\n".join([*([asked.said] if asked.said else []), *_fill(record, request, asked, folder, old)]),
+    )
+
+
+def _fill(
+    record: dict[str, Any], request: Request, asked: Extent, folder: StudyFolder, old: dict[str, Any] | None
+) -> list[str]:
+    """Write the cells into a record, and of the arms those that have some; return lines on what there is to know."""
+    from vqseg.experiment import require_data
+
+    _refuse_second_draw(record)
+    planned, notes = _planned(record, request, asked)
+    _refuse_idle(record)
+    stay = _staying(record, folder, old)
+    record["cells"] = [*(_cell(one) for one in planned), *stay]
+    refuse_twins(record["name"], record["cells"])
+    arms = {one.arm.label: one.arm.model_dump(mode="json") for one in planned}
+    arms |= {arm["label"]: arm for arm in record["arms"] if arm["label"] in {cell["arm"] for cell in stay}}
+    record["arms"] = [arms[arm["label"]] for arm in record["arms"] if arm["label"] in arms]
+    left = [one.plan for one in planned if not one.plan.folder.exists() or one.plan.folder.state() != "finished"]
+    left.sort(key=lambda one: len(one.split.parts["labelled"]))
+    for most in {_reads(one): one for one in left}.values():  # of each kind the one with the most masks to read
+        require_data(most)
+    idle = dict.fromkeys(one.plan.idle for one in planned if one.plan.idle)
+    skipped = [f"skipped: {row['label']}: {row['reason']}" for row in record["skipped"]]
+    return [*skipped, *notes, *(f"note: {line}" for line in idle)]
 
 
 def _base_config(request: Request, stem: str, definition: Definition) -> tuple[str, dict[str, Any]]:
@@ -128,62 +136,18 @@ def _base_config(request: Request, stem: str, definition: Definition) -> tuple[s
         allow_code=request.allow_code,
     )
     tree = config.plain()
-    form = definition.supervised or {} if request.supervised else {}
-    return config.preset, with_overrides(tree, {key: _carried(tree, key, value) for key, value in form.items()})
+    form = dict(definition.supervised or {}) if request.supervised else {}
+    if "method" in form:  # with the preset's options that it has too
+        form["method"] = carried(tree, "method", form["method"], "supervised.", allow_code=request.allow_code)
+    return config.preset, with_overrides(tree, form)
 
 
-def _carried(tree: dict[str, Any], key: str, value: Any) -> Any:
-    """Return the method that the supervised form names with the preset's options that it has too."""
-    if key != "method":
-        return value
-    try:
-        choice = Choice.model_validate(value)
-    except ValidationError:
-        raise InputError(f"supervised.method: expected a name, or {{name: ..., options}}, got {value!r}") from None
-    known = resolve("method", choice).options
-    return {"name": choice.name, **{k: v for k, v in tree["method"].items() if k in known}, **choice.options}
-
-
-def _grid(request: Request, definition: Definition, preset: str) -> tuple[list[Arm], list[int], str]:
-    """Return the arms and seeds that the request means, and a line if the preset thinned them."""
-    everything, seeds, said = definition.expand(), definition.seeds, ""
-    arms, thinning = everything, definition.thinned.get(preset)
-    if thinning and request.seeds is None:
-        seeds = thinning.seeds
-    if request.seeds is not None:
-        seeds = parse_seeds(request.seeds)
-    if request.arms:
-        return select(everything, request.arms, definition.reference), seeds, said
-    if thinning:
-        arms = select(everything, thinning.arms, definition.reference)
-        if len(arms) < len(everything):
-            said = f"preset {preset} thins this study to {len(arms)} of {len(everything)} arms; --arms '*' runs all"
-        elif seeds != definition.seeds and request.seeds is None:
-            listed = ", ".join(map(str, seeds))
-            said = f"preset {preset} thins this study to seed {listed}; --seeds runs more"
-    return arms, seeds, said
-
-
-def _extended(
-    old: dict[str, Any], definition: Definition, arms: list[Arm], seeds: list[int]
-) -> tuple[list[Arm], list[int]]:
-    """Return the arms and seeds that the study has, as they are defined now, then the new ones."""
-    current = {arm.label: arm for arm in definition.expand()}
-    known = [current.get(arm["label"]) or Arm.model_validate(arm) for arm in old["arms"]]
-    labels = {arm.label for arm in known}
-    return known + [arm for arm in arms if arm.label not in labels], list(dict.fromkeys(seeds))
-
-
-def _refuse_twins(record: dict[str, Any]) -> None:
-    """Two cells that are one run would be counted twice, as if they were independent."""
-    names: dict[str, str] = {}
-    for cell in record["cells"]:
-        if cell["identity"] in names:
-            raise InputError(
-                f"study {record['name']}: {names[cell['identity']]!r} and {cell['name']!r} are the same run;"
-                " let their settings differ, or leave one out"
-            )
-        names[cell["identity"]] = cell["name"]
+def _arms(request: Request, definition: Definition, preset: str, tree: dict[str, Any]) -> list[Arm]:
+    """Return every arm, settled; a study at the preset of one of its arms keeps nothing of its own."""
+    arms = definition.expand()
+    whole = {Path(arm.preset).stem for arm in arms if arm.preset is not None}
+    keeps = [] if preset in whole else definition.keeps
+    return [settled(arm, tree, keeps, allow_code=request.allow_code) for arm in arms]
 
 
 def _folder(
@@ -207,42 +171,89 @@ def _folder(
     raise InputError(f"{plain}: two studies of that name differ; choose one with --name")
 
 
-def _plans(record: dict[str, Any], request: Request, arms: list[Arm]) -> list[tuple[Arm, Plan]]:
-    """Return the plan of every cell, seed by seed; of every arm the first was tried.
+def _refuse_second_draw(record: dict[str, Any]) -> None:
+    """Refuse draws of the labelled patients where something else says who they are."""
+    if record["draws"] == 1:
+        return
+    told = f"--draws {record['draws']}"
+    if record["base_config"]["data"]["labels"] == "all":
+        raise InputError(f"{told}: data.labels is 'all', so that nobody is drawn; leave it out")
+    who = next((arm["label"] for arm in record["arms"] if "data.draw" in arm["overrides"]), None)
+    if "data.draw" in record["overrides"] or who:
+        raise InputError(f"{told}: {f'arm {who!r}' if who else '--set'} sets data.draw too; leave one of them out")
+
+
+def _planned(record: dict[str, Any], request: Request, asked: Extent) -> tuple[list[Planned], list[str]]:
+    """Return every cell with its plan, draw by draw and seed by seed, and notes; of every arm the first was tried.
+
+    Optional arms whose weights are absent go to the record's ``skipped``.
 
     Raises:
-        InputError: names the arm whose settings are impossible.
+        InputError: names the arm whose settings are impossible, or the reference whose weights are absent.
     """
-    planned, typed = [], code_in(parse_overrides(request.overrides))
-    for seed in record["seeds"]:
-        for arm in arms:
-            try:
-                cell = {"arm": arm.label, "seed": seed}
-                one = plan_cell(record, request.store, cell, allow_code=request.allow_code, typed=typed)
-                if seed == record["seeds"][0]:
-                    check_parts(one)
-            except InputError as error:
-                raise InputError(f"study {record['study']}, arm {arm.label!r}: {error}") from None
-            planned.append((arm, one))
-    return planned
+    from vqseg.experiment import check_parts
+
+    found, typed = list[Planned](), code_in(parse_overrides(request.overrides))
+    skipped: dict[str, str] = {}
+    tried: set[str] = set()
+    for draw in range(asked.draws):
+        for seed in asked.seeds:
+            for arm in (one for one in asked.arms if one.label not in skipped):
+                cell = {"arm": arm.label, "seed": seed, "draw": draw}
+                try:
+                    one = plan_cell(record, request.store, cell, allow_code=request.allow_code, typed=typed)
+                    if arm.label not in tried:
+                        check_parts(one)
+                except InputError as error:
+                    if isinstance(error, MissingWeights) and arm.optional and arm.label != asked.reference:
+                        skipped[arm.label] = str(error)
+                        continue
+                    raise InputError(f"study {record['study']}, arm {arm.label!r}: {error}") from None
+                tried.add(arm.label)
+                found.append(Planned(arm, draw, one))
+    record["skipped"] = [{"label": label, "reason": reason} for label, reason in skipped.items()]
+    return folded(distinct_draws(found), asked.reference)
 
 
-def _refuse_idle(record: dict[str, Any], arms: list[Arm]) -> None:
+def _refuse_idle(record: dict[str, Any]) -> None:
     """Refuse a setting of the user's that no arm takes: it would change nothing, in silence."""
-    taken: set[str] = set()
-    for arm in arms:
-        taken |= set(_taken(record, arm.overrides, with_overrides(record["base_config"], arm.overrides)))
-    idle = next((key for key in record["overrides"] if key not in taken), None)
-    if idle:
+    held: set[str] = set()
+    for arm in record["arms"]:
+        held |= set(taken(record, arm, with_overrides(record["base_config"], arm["overrides"])))
+    idle = next((key for key in record["overrides"] if key not in held), None)
+    if idle and record["arms"]:
         raise InputError(
             f"--set {idle}: no arm of study {record['study']!r} takes it; the arms set it themselves, or their parts"
             " have no such option ('vqseg study show' lists what arms set)"
         )
 
 
-def _cell(arm: Arm, planned: Plan) -> dict[str, Any]:
-    seed = planned.config.seed
-    return {"arm": arm.label, "seed": seed, "identity": planned.identity, "name": f"{arm.label}, seed {seed}"}
+def _staying(record: dict[str, Any], folder: StudyFolder, old: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the cells of skipped arms that are finished: their weights are not needed any more."""
+    own, skipped = (
+        {arm["label"]: arm["overrides"] for arm in record["arms"]},
+        {one["label"] for one in record["skipped"]},
+    )
+    arms = [arm for arm in (old or record)["arms"] if arm["label"] in skipped]
+    same = {arm["label"] for arm in arms if arm["overrides"] == own[arm["label"]]}
+    return [cell for cell in (old or record)["cells"] if cell["arm"] in same and _finished(folder, cell)]
+
+
+def _reads(planned: Plan) -> tuple[Any, ...]:
+    """What a run reads for training: cells that read the same parts need no second look."""
+    factory = planned.parts["method"].factory
+    return factory.needs_unlabelled, planned.labelled_parts, planned.unlabelled_part
+
+
+def _finished(folder: StudyFolder, cell: dict[str, Any]) -> bool:
+    run = RunFolder(folder.store, cell["identity"])
+    return run.exists() and run.state() == "finished"
+
+
+def _cell(planned: Planned) -> dict[str, Any]:
+    label, seed, draw = planned.arm.label, planned.plan.config.seed, planned.draw
+    name = f"{label}, seed {seed}" + (f", draw {draw}" if draw else "")
+    return {"arm": label, "seed": seed, "draw": draw, "identity": planned.plan.identity, "name": name}
 
 
 def cell_config(
@@ -253,35 +264,11 @@ def cell_config(
     admit_code(named, f"study {record['name']}", allowed=allow_code, typed=typed)
     origin = f"study {record['name']}, arm {cell['arm']!r}"
     arm = next(arm for arm in record["arms"] if arm["label"] == cell["arm"])
-    tree = with_overrides(record["base_config"], {**arm["overrides"], "seed": cell["seed"]})
+    drawn = {"data.draw": cell["draw"]} if cell.get("draw") else {}
+    tree = with_overrides(record["base_config"], {**arm["overrides"], "seed": cell["seed"], **drawn})
     from_tree(tree, origin, allow_code=allow_code, typed=typed)  # before any part that it names is looked at
-    again = [key for key, replaced in _taken(record, arm["overrides"], tree).items() if replaced]
-    tree = with_overrides(tree, {key: record["overrides"][key] for key in again})
+    tree = with_overrides(tree, again(record, arm, tree))
     return from_tree(tree, origin, allow_code=allow_code, typed=typed)
-
-
-def _taken(record: dict[str, Any], own: dict[str, Any], tree: dict[str, Any]) -> dict[str, bool]:
-    """Return which of the user's settings hold in an arm, and whether they have to be set again there.
-
-    What the arm or the supervised form sets itself stays theirs. A node that they replace (``perturbation:
-    {name: qpm}``) takes the user's option again if its part has it.
-    """
-    taken, fixed = {}, record.get("fixed", [])
-    for key in record.get("overrides", {}):
-        *path, leaf = key.split(".")
-        parent = ".".join(path)
-        if key in own or key in fixed:
-            continue
-        replaced = parent in own or parent in fixed
-        if replaced:
-            node: Any = tree
-            for name in path:
-                node = node[name]
-            given = Choice.model_validate(own[parent]).options if parent in own else {}
-            if leaf in given or leaf not in resolve(path[-1], Choice.model_validate(node)).options:
-                continue
-        taken[key] = replaced
-    return taken
 
 
 def plan_cell(

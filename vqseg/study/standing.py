@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqseg.files import read_json, write_json
-from vqseg.records.run import RunFolder, now
+from vqseg.records.run import FINAL, RunFolder, now
 from vqseg.study.cells import StudyFolder
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ NOTHING: dict[str, Any] = {"state": "new", "step": 0, "steps": None, "error": No
 def progress(folder: StudyFolder, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row per cell: what the record says of it, and state, step, steps, dice, error.
 
-    States: new, running, interrupted, killed, failed, finished. A failed cell tells its error.
+    States: new, running, interrupted, killed, failed, pruned, finished. A failed cell tells its error. What another
+    study's search gave up is new to this one: it is trained to its end here.
     """
     return [{**cell, **_standing(folder, cell["identity"])} for cell in record["cells"]]
 
@@ -67,10 +68,12 @@ def _standing(folder: StudyFolder, identity: str) -> dict[str, Any]:
     run, note, found = RunFolder(folder.store, identity), _note(folder, identity), dict(NOTHING)
     if run.exists():
         status = run.status()
+        if status["state"] == "pruned" and (status.get("pruned") or {}).get("by") != folder.name:
+            return found
         last = (status.get("validation") or {}).get("last") or {}
         found |= {key: status.get(key) for key in ("step", "steps", "error")}
         found |= {"state": run.state(), "dice": last.get("teacher")}
     # A run can be shared: what another study, or `vqseg train`, has made of it since is newer than our note.
-    if found["state"] not in ("finished", "running", "failed") and note.is_file():
+    if found["state"] not in (*FINAL, "running") and note.is_file():
         found |= {"state": "failed", "error": read_json(note)["error"]}
     return found

@@ -1,0 +1,66 @@
+"""Cells of a study that turn out to be one run: left out where that is meant, refused where it is not."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from vqseg.errors import InputError
+from vqseg.plan import Plan
+from vqseg.study.rows import Arm
+
+
+class Planned(NamedTuple):
+    """One cell: its arm, its draw of the labelled patients, its run."""
+
+    arm: Arm
+    draw: int
+    plan: Plan
+
+
+def distinct_draws(planned: Iterable[Planned]) -> list[Planned]:
+    """Leave out cells of a higher draw that are the very run of a lower one's of that arm and seed.
+
+    Where all patients are labelled there is nothing to draw, and counted twice a run would look like two.
+    """
+    seen: set[tuple[str, int, str]] = set()
+    found = []
+    for one in planned:
+        key = (one.arm.label, one.plan.config.seed, one.plan.identity)
+        if key not in seen:
+            found.append(one)
+        seen.add(key)
+    return found
+
+
+def folded(planned: list[Planned], reference: str) -> tuple[list[Planned], list[str]]:
+    """Take arms with ``fold`` that are an arm above, run by run, for that arm, which then stands at both places.
+
+    Returns the cells that are left, and a line on each arm that is not.
+    """
+    runs: dict[str, dict[tuple[int, int], str]] = {}
+    for one in planned:
+        runs.setdefault(one.arm.label, {})[one.draw, one.plan.config.seed] = one.plan.identity
+    arms = {one.arm.label: one.arm for one in planned}
+    same: dict[str, str] = {}
+    for label, arm in list(arms.items()):
+        above = next(other for other in arms if runs[other] == runs[label])  # the first of them, perhaps itself
+        if arm.fold and label not in (above, reference):
+            same[label] = above
+            arms[above] = arms[above].model_copy(update={"at": {**arm.at, **arms[above].at}})
+    left = [one._replace(arm=arms[one.arm.label]) for one in planned if one.arm.label not in same]
+    return left, [f"note: arm {label!r} is {above!r} itself here" for label, above in same.items()]
+
+
+def refuse_twins(study: str, cells: Iterable[dict[str, Any]]) -> None:
+    """Refuse two cells that are one run: they would be counted as if they were independent.
+
+    Raises:
+        InputError: names both.
+    """
+    names: dict[str, str] = {}
+    for cell in cells:
+        if cell["identity"] in names:
+            raise InputError(
+                f"study {study}: {names[cell['identity']]!r} and {cell['name']!r} are the same run;"
+                " let their settings differ, or leave one out (--arms)"
+            )
+        names[cell["identity"]] = cell["name"]
