@@ -98,6 +98,19 @@ def test_rows_of_other_data_split_preset_or_protocol_stand_in_tables_of_their_ow
     assert "split 3, 3 labelled patients" in ours[1].caption and first["split"]["name"] == "7"
 
 
+def test_other_steps_make_another_table_and_other_code_a_note(tmp_path):
+    fabricated.study(tmp_path, {"none": 84.0}, **SMALL)
+    fabricated.study(tmp_path, {"none": 88.0}, name="longer", definition="longer", steps=5000, **SMALL)
+    tables = [section.tables[0] for section in built(tmp_path).sections[:2]]
+    assert ["5,000 steps" in table.caption for table in tables].count(True) == 1
+    assert [len(table.rows) for table in tables] == [1, 1] and len({table.name for table in tables}) == 2
+    other = fabricated.study(tmp_path, {"none": 80.0}, name="other", definition="other", **SMALL)
+    assert not table_of(tmp_path).footnotes
+    alter(tmp_path, other, "none", code={"vqseg.train": "t2", "vqseg.perturbations.none": "p1"})
+    (note,) = table_of(tmp_path).footnotes
+    assert note.endswith("not the same in all of them: vqseg.train.")
+
+
 def test_arms_that_are_the_same_runs_are_one_row(tmp_path):
     made = fabricated.study(tmp_path, {"none": 84.0, "qpm eps=0.7": 86.0}, **SMALL)
     arms = [{**arm, "label": {"none": "base"}.get(arm["label"], arm["label"])} for arm in made["arms"]]

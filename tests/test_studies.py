@@ -227,7 +227,7 @@ def whole(tmp_path_factory):
         words = ("--budget", "4") if name == "loss-search" else ()
         desk.call("study", "run", name, "--device", "cpu", "--workers", workers, *words)
         desk.call("study", "evaluate", name, "--part", "test", "--device", "cpu", "--workers", workers)
-    desk.call("study", "run", "protocols", "--of", "epsilon-sweep", "--device", "cpu", "--workers", workers)
+    desk.call("study", "run", "protocols", "--of", "codebook-size", "--device", "cpu", "--workers", workers)
     return desk
 
 
@@ -243,7 +243,7 @@ def test_every_study_runs_whole_and_is_scored(whole, name):
             rows = pd.read_parquet(RunFolder(whole.store, cell["identity"]).path / "rows.parquet")
             assert {"val", "test"} <= set(rows["part"])
     if name == "protocols":
-        assert study["of"] == whole.study("epsilon-sweep")["name"] and rows["protocol"].nunique() == 4
+        assert study["of"] == whole.study("codebook-size")["name"] and rows["protocol"].nunique() == 4
 
 
 @pytest.mark.slow
@@ -251,7 +251,7 @@ def test_run_again_every_study_does_nothing_twice(whole):
     before = {path: path.stat().st_mtime_ns for path in (whole.store / "runs").glob("*/status.json")}
     for name in ("fm-prior", "recipes", "loss-search"):
         whole.call("study", "run", name, "--device", "cpu", *(("--budget", "4") if name == "loss-search" else ()))
-    whole.call("study", "run", "protocols", "--of", "epsilon-sweep", "--device", "cpu")
+    whole.call("study", "run", "protocols", "--of", "codebook-size", "--device", "cpu")
     assert before == {path: path.stat().st_mtime_ns for path in (whole.store / "runs").glob("*/status.json")}
 
 

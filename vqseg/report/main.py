@@ -1,6 +1,7 @@
 """Methods x labels: what was trained here, rivals that were scored from predictions, and published rows apart.
 
-Rows of one table agree in data, split, part, protocol and preset; every row is one kind of arm of one study. Of a study
+Rows of one table agree in data, split, part, protocol, preset and steps; where their studies ran other code, a note
+says which. Every row is one kind of arm of one study. Of a study
 stand here its reference, the arm that was best on validation, what was trained on labelled images alone, the arm with
 all modules of a grid, and every arm that has its own share of labelled patients; the study's own table has the others.
 A published row stands among ours only where data, labelled patients, part and protocol are the same.
@@ -41,6 +42,7 @@ class Panel:
     preset: str
     part: str
     protocol: str
+    steps: int
     phantom: bool
     numbers: pd.DataFrame
     selections: list[Selection] = field(default_factory=list)
@@ -85,19 +87,17 @@ def of_selections(selections: list[Selection], options: Options, notes: list[str
 
 def compute(selections: Iterable[Selection], options: Options) -> list[Panel]:
     """Return the tables, the one with most rows first."""
-    groups: dict[tuple[str, ...], list[Selection]] = {}
+    groups: dict[tuple[Any, ...], list[Selection]] = {}
     for each in selections:
         study = each.study
         same = (study["data"]["name"], study["data"]["digest"], study["split"]["digest"], str(study.get("preset")))
-        groups.setdefault((*same, each.part, each.protocol), []).append(each)
+        groups.setdefault((*same, each.part, each.protocol, _steps(each)), []).append(each)
     panels = []
-    for own in groups.values():
+    for (data, _, _, preset, part, protocol, steps), own in groups.items():
         lines = [line for selection in own for line in _lines(selection, options)]
         lines += [line for selection in own for line in _rivals(selection)]
-        study, first = own[0].study, own[0]
-        numbers = _merged(pd.DataFrame(lines))
-        names = (study["data"]["name"], study["split"]["name"], str(study.get("preset")), first.part, first.protocol)
-        panels.append(Panel(*names, phantom=first.phantom, numbers=numbers, selections=own))
+        numbers, split = _merged(pd.DataFrame(lines)), str(own[0].study["split"]["name"])
+        panels.append(Panel(data, split, preset, part, protocol, steps, own[0].phantom, numbers, own))
     return sorted(panels, key=lambda panel: (panel.phantom, -len(panel.numbers)))
 
 
@@ -123,6 +123,12 @@ def best_on_validation(selection: Selection, metric: str) -> str | None:
         selection, validation=selection.validation.assign(family="*"), cells=selection.cells.assign(family="*")
     )
     return epsilon.best_on_validation(whole, metric).get("*")
+
+
+def _steps(selection: Selection) -> int:
+    """Return how long the study's runs were trained, most of them if it varies that itself; 0 if unknown."""
+    known = selection.used["steps"].dropna() if "steps" in selection.used else pd.Series(dtype=float)
+    return int(known.mode().iloc[0]) if len(known) else 0
 
 
 def _is_bare(selection: Selection, arm: str) -> bool:

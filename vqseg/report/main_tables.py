@@ -29,13 +29,14 @@ APART = (
 
 def section(panel: "Panel", options: Options, *, first: bool) -> Section:
     """Return the table of one panel."""
-    return Section(f"{panel.data}, preset {panel.preset}, {panel.part}", [], [tabulate(panel, options, first=first)])
+    title = f"{panel.data}, preset {panel.preset}, {panel.part}, {panel.steps:,} steps"
+    return Section(title, [], [tabulate(panel, options, first=first)])
 
 
 def sentence(panel: "Panel") -> str:
     """Say how many rows there are, and for how many labelled patients."""
     counts = ", ".join(f"{count} labelled" for count in panel.counts)
-    where = f"{panel.data} ({panel.part}, protocol {panel.protocol}, preset {panel.preset})"
+    where = f"{panel.data} ({panel.part}, protocol {panel.protocol}, preset {panel.preset}, {panel.steps:,} steps)"
     studies = len(panel.selections)
     rows = panel.numbers.drop_duplicates(["row", "study"])
     methods = f"{len(rows)} method{'s' * (len(rows) != 1)}"
@@ -64,7 +65,9 @@ def tabulate(panel: "Panel", options: Options, *, first: bool = True) -> Table:
     if alone:
         words = [MEASURES[key].label(panel.protocol) for _, key in columns]
     return Table(
-        name="main" if first else style.slug(f"main-{panel.data}-{panel.preset}-{panel.split}-{panel.part}"),
+        name="main"
+        if first
+        else style.slug(f"main-{panel.data}-{panel.preset}-{panel.split}-{panel.part}-{panel.protocol}-{panel.steps}"),
         title=f"Methods by labels on {panel.data}" + (f", {panel.counts[0]} labelled patients" if alone else ""),
         headers=["method", "seeds", *words, "role", "study"],
         rows=rows,
@@ -163,9 +166,21 @@ def common(panel: "Panel") -> str:
 
 def _notes(panel: "Panel", inside: list[Published]) -> list[str]:
     notes = [f"{MARK} scored from predictions, run elsewhere; ?: not told."] if _has_rivals(panel) else []
+    if other := other_code(panel):
+        notes.append(f"Code that these studies share and that was not the same in all of them: {', '.join(other)}.")
     notes += [BROKEN] if any(row.breaks_convexity for row in inside) else []
     notes += [f"{row.method}: {row.source} [{row.trust}: {published.TRUST[row.trust]}]; {row.note}." for row in inside]
     return list(dict.fromkeys(notes))
+
+
+def other_code(panel: "Panel") -> list[str]:
+    """Return the modules that runs of several studies used in several forms."""
+    forms: dict[str, set[str]] = {}
+    for selection in panel.selections:
+        for code in selection.used.get("code", []):
+            for module, digest in (code if isinstance(code, dict) else {}).items():
+                forms.setdefault(module, set()).add(str(digest))
+    return sorted(module for module, digests in forms.items() if len(digests) > 1)
 
 
 def _has_rivals(panel: "Panel") -> bool:
