@@ -280,8 +280,13 @@ def test_t_sne_takes_the_last_moment_and_the_most_used_codes(monkeypatch):
     assert table["code"].tolist() == list(range(3, 12))
     assert np.isfinite(table[["x", "y"]].to_numpy()).all()
     assert names == ["t-SNE 1", "t-SNE 2"]
-    with pytest.raises(InputError, match="--projection umap: expected pca or tsne"):
-        projection.compute([("last", codes, counts)], "umap")
+
+
+def test_without_classes_a_code_has_none_and_can_still_be_drawn():
+    codes = np.random.default_rng(3).normal(0, 1, (12, 4))
+    table, names = projection.compute([("last", codes, np.zeros((0, 12), dtype=int))])
+    assert set(table["class_index"]) == {-1}
+    assert projection.draw(table, names, []).axes
 
 
 # --- patches ---------------------------------------------------------------------------------------

@@ -611,6 +611,8 @@ def test_the_command_lists_and_names_the_nearest(tmp_path):
         make("epsilom", store=tmp_path)
     with pytest.raises(InputError, match="unknown metric"):
         make("epsilon", store=tmp_path, options=Options(metric="dize"))
+    with pytest.raises(InputError, match="unknown projection 'umap'; known: pca, tsne"):
+        make("codebook", "epsilon-sweep-acdc-cpu", store=tmp_path, options=Options(projection="umap"))
 
 
 def test_the_command_renders_the_newest_study_and_keeps_its_own_report(tmp_path):

@@ -28,6 +28,7 @@ Columns = Annotated[
 Decimals = Annotated[int, typer.Option(min=0, max=6, help="Digits after the point.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write to; by default STORE/reports/STUDY or /REPORT.")]
 Rivals = Annotated[bool, typer.Option("--rivals/--no-rivals", help="Rows of runs that 'vqseg score' made.")]
+Projection = Annotated[str, typer.Option(help="Codes in two dimensions by pca, or tsne (needs scikit-learn).")]
 AllowMixed = Annotated[bool, typer.Option("--allow-mixed", help="Tabulate runs that disagree; captions say so.")]
 
 
@@ -45,6 +46,7 @@ def report(
     out: Out = None,
     allow_mixed: AllowMixed = False,
     rivals: Rivals = True,
+    projection: Projection = "pca",
 ) -> None:
     """Render a report, print its table and say where the files lie: of a study, or with 'all' of everything."""
     from vqseg.manifest import PARTS
@@ -57,7 +59,7 @@ def report(
     if split in PARTS:
         split, part = None, part or split
     keys = tuple(word.strip() for word in columns.split(",") if word.strip()) if columns is not None else None
-    options = Options(part, protocol, metric, keys or None, decimals, allow_mixed, rivals)
+    options = Options(part, protocol, metric, keys or None, decimals, allow_mixed, rivals, projection)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     made = make(name, *(subjects or []), store=store, data=data, split=split, out=out, options=options, width=width)
     typer.echo(f"{made.words}\n\n{'wrote' if made.anew else 'nothing changed since these were written'}")

@@ -69,7 +69,7 @@ def find_study(
         InputError: no such study; the nearest names are given. Several, where ``one`` is asked for.
     """
     known = studies(store)
-    matching = [study for study in known if _is_on(study, data, split)]
+    matching = [study for study in known if is_on(study, data, split)]
     if name is None:
         found = [study for study in matching if tabulable(store, study)]
     else:
@@ -160,7 +160,8 @@ def curves(store: Path, identities: list[str], names: list[str] | None = None) -
     return pd.concat(parts, ignore_index=True) if parts else empty
 
 
-def _is_on(study: dict[str, Any], data: str | None, split: str | None) -> bool:
+def is_on(study: dict[str, Any], data: str | None, split: str | None) -> bool:
+    """Tell whether a study is on this data set (its name or folder) and this split; None: on any."""
     ours = study.get("data", {})
     if data is not None and data != ours.get("name") and Path(data).resolve() != Path(ours.get("root", "?")).resolve():
         return False

@@ -148,7 +148,7 @@ def _moments(book: Book) -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def _projection(selection: Selection, book: Book, classes: list[str]) -> Picture:
-    how = getattr(selection.options, "projection", "pca")
+    how = selection.options.projection
     moments = _moments(book)
     table, names = projection.compute(moments, how)
     total, size = int(book.use.sum()), len(book.codes)

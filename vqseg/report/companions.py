@@ -26,7 +26,7 @@ def find(selection: Selection) -> tuple[list[Published], list[Published]]:
 def row_of(row: Published, keys: list[str], decimals: int, before: int, *, ruled: bool) -> Row:
     """Return a published row of our table: ``before`` unknown cells, then the values that it has."""
     cells = [*(Cell("?") for _ in range(before)), *(_value(row, key, decimals) for key in keys)]
-    return Row(f"{row.method} [{row.trust}]{_marks(row)}", cells, ruled=ruled)
+    return Row(f"{row.method} [{row.trust}]{marks(row)}", cells, ruled=ruled)
 
 
 def note_of(row: Published) -> str:
@@ -36,7 +36,8 @@ def note_of(row: Published) -> str:
     return f"{words}; {row.note}." if row.note else f"{words}."
 
 
-def _marks(row: Published) -> str:
+def marks(row: Published) -> str:
+    """Return what is wrong with a published row as marks after its name, such as `` †``."""
     return "".join(f" {marks}" for marks in integrity.marks_of(integrity.of_published([row])).values())
 
 
@@ -56,7 +57,7 @@ def panel(rows: list[Published], decimals: int) -> Table:
         shown = "?" if row.protocol == "unknown" else row.protocol
         cells = [Cell(row.data), Cell(row.labels), Cell(row.part), Cell(shown)]
         cells += [_value(row, key, decimals) for key in keys] + [Cell(f"{row.source} [{row.trust}]")]
-        lines.append(Row(f"{row.method}{_marks(row)}", cells, ruled=previous not in (None, row.source)))
+        lines.append(Row(f"{row.method}{marks(row)}", cells, ruled=previous not in (None, row.source)))
         previous = row.source
     values = [{"arm": r.method, "column": k, "value": v, "runs": r.source} for r in rows for k, v in r.values.items()]
     used = {row.trust for row in rows}

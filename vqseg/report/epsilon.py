@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from vqseg.report import ablation, divergence, reach, statistics, sweep
+from vqseg.report import ablation, divergence, statistics, sweep
 from vqseg.report.content import Picture, Report, Section, conditions
 from vqseg.report.measures import MEASURES, measure_name
 from vqseg.report.numbers import cell_p, interval, signed
@@ -25,7 +25,7 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: perturbation rates",
         question=selection.study.get("question", ""),
-        banners=reach.banners(selection.cells, warn_unlogged=True),
+        banners=ablation.banners(selection, warn_unlogged=True),
         summary=sentences or ablation.best_sentence(selection),
         sections=[scores, _sweep(selection), *ablation.training_sections(selection), _divergence(selection)],
     )

@@ -111,7 +111,7 @@ def footnotes(selection: Selection) -> list[str]:
             paired = f"held against the reference's seed{'s' if len(own) > 1 else ''} {first} alone"
         lines.append(
             f"{rivals.MARK} {name}: scored from its predictions, run elsewhere; seeds {_listed(own['said'])}, "
-            f"{paired}; {told}{less}."
+            f"{paired}; {told}, preset ?, code ?{less}."
         )
     return lines
 

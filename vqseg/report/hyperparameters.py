@@ -14,7 +14,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vqseg.report import ablation, arms, contrasts, crossed, published, reach, statistics, style
+from vqseg.report import ablation, arms, contrasts, crossed, published, statistics, style
 from vqseg.report.content import Picture, Report, Section, conditions, over, size_words
 from vqseg.report.crossed import Crossing
 from vqseg.report.measures import MEASURES, measure_name
@@ -36,7 +36,7 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: weights of the losses",
         question=selection.study.get("question", ""),
-        banners=reach.banners(selection.cells),
+        banners=ablation.banners(selection),
         summary=[*flatness(selection), *differing(bests), *ablation.best_sentence(selection)[1:]],
         sections=[
             ablation.scores_section(selection),

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vqseg.report import ablation, contrasts, crossed, legends, reach, statistics, style, variation
+from vqseg.report import ablation, contrasts, crossed, legends, statistics, style, variation
 from vqseg.report.content import Picture, Report, Section, conditions, over
 from vqseg.report.contrasts import Contrast
 from vqseg.report.crossed import Crossing
@@ -32,7 +32,7 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: share of labelled patients",
         question=selection.study.get("question", ""),
-        banners=reach.banners(selection.cells),
+        banners=ablation.banners(selection),
         summary=[*answers(selection, crossing, table), covered(selection)],
         sections=[
             ablation.scores_section(selection),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from vqseg.report import published, style
+from vqseg.report import companions, integrity, published, style
 from vqseg.report.bound import commits
 from vqseg.report.content import Section, conditions
 from vqseg.report.measures import MEASURES, measure_name
@@ -168,8 +168,8 @@ def _notes(panel: "Panel", inside: list[Published]) -> list[str]:
     notes = [f"{MARK} scored from predictions, run elsewhere; ?: not told."] if _has_rivals(panel) else []
     if other := other_code(panel):
         notes.append(f"Code that these studies share and that was not the same in all of them: {', '.join(other)}.")
-    notes += [BROKEN] if any(row.breaks_convexity for row in inside) else []
-    notes += [f"{row.method}: {row.source} [{row.trust}: {published.TRUST[row.trust]}]; {row.note}." for row in inside]
+    notes += integrity.footnotes(integrity.of_published(inside))
+    notes += [companions.note_of(row) for row in inside]
     return list(dict.fromkeys(notes))
 
 
@@ -208,14 +208,14 @@ def _published_row(row: Published, columns: list[tuple[str, str]], options: Opti
         words = "—" if known is None else f"{known * MEASURES[key].scale:.{options.decimals}f}"
         cells.append(Cell(words, tip="" if known is None else row.source))
     cells += [Cell("published"), Cell("—")]
-    return Row(f"{row.method} [{row.trust}]{' †' if row.breaks_convexity else ''}", cells, ruled=ruled)
+    return Row(f"{row.method} [{row.trust}]{companions.marks(row)}", cells, ruled=ruled)
 
 
 def _printed(row: Published | None, decimals: int) -> Cell:
     if row is None or "dice" not in row.values:
         return Cell("—")
     spread = f" ± {100 * row.sd['dice']:.{decimals}f}" if "dice" in row.sd else ""
-    mark = " †" if row.breaks_convexity else ""
+    mark = companions.marks(row)
     others = ", ".join(f"{key} {value:g}" for key, value in row.values.items())
     return Cell(f"{100 * row.values['dice']:.{decimals}f}{spread}{mark}", tip=f"{row.source}: {others}")
 

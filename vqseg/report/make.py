@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqseg.errors import InputError, nearest
+from vqseg.errors import InputError, nearest, pick
 from vqseg.files import digest
 from vqseg.records import index
 from vqseg.records.run import STATUS
 from vqseg.report import REPORTS, report_of
 from vqseg.report.drawn import Drawn, code, of_files
-from vqseg.report.options import Options
+from vqseg.report.options import PROJECTIONS, Options
 
 if TYPE_CHECKING:
     from vqseg.report.content import Report
@@ -126,6 +126,7 @@ def _make(wanted: Wanted, options: Options, width: int | None, drawn: Drawn) -> 
     from vqseg.report.measures import measure_name
 
     measure_name(options.metric)
+    pick(options.projection, PROJECTIONS, "projection")
     if REPORTS[wanted.kind].scope == "study":
         ((store, study),) = wanted.studies
         own = bound.of_study(wanted.kind, store, study, options)
@@ -206,18 +207,12 @@ def _studies(store: Path, data: str | None, split: str | None) -> list[dict[str,
     known = index.studies(store)
     if data is None and split is None:
         return known
-    found = [study for study in known if _is_on(study, data, split)]
+    found = [study for study in known if index.is_on(study, data, split)]
     if not found:
         limits = [f"{what} {value!r}" for what, value in (("data", data), ("split", split)) if value is not None]
         names = ", ".join(study["name"] for study in known) or "none"
         raise InputError(f"no study on {' and '.join(limits)} in {store}; studies there: {names}")
     return found
-
-
-def _is_on(study: dict[str, Any], data: str | None, split: str | None) -> bool:
-    own = study["data"]
-    named = data in (None, own["name"]) or Path(str(data)).resolve() == Path(own.get("root", "?")).resolve()
-    return named and split in (None, study["split"]["name"])
 
 
 def _require_study(name: str, store: Path) -> None:

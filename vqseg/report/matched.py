@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from vqseg.records import index
-from vqseg.report import ablation, contrasts, crossed, matched_figures, reach
+from vqseg.report import ablation, contrasts, crossed, matched_figures
 from vqseg.report.content import Picture, Report, Section, conditions, over
 from vqseg.report.contrasts import Contrast
 from vqseg.report.crossed import Crossing
@@ -43,7 +43,7 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: perturbations at matched distortion",
         question=selection.study.get("question", ""),
-        banners=reach.banners(selection.cells, warn_unlogged=True),
+        banners=ablation.banners(selection, warn_unlogged=True),
         summary=[*answers(selection, crossing, equal), *unreached(states, crossing)],
         sections=[
             ablation.scores_section(selection),

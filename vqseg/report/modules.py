@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from vqseg.report import ablation, cost, effects, factorial, facts, paper, reach
+from vqseg.report import ablation, cost, effects, factorial, facts, paper
 from vqseg.report.content import Picture, Report, Section, conditions
 from vqseg.report.factorial import Grid
 from vqseg.report.measures import MEASURES, measure_name
@@ -33,7 +33,7 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: modules",
         question=selection.study.get("question", ""),
-        banners=reach.banners(selection.cells),
+        banners=ablation.banners(selection),
         summary=[*sentences, *ablation.best_sentence(selection)],
         sections=[
             ablation.scores_section(selection, ticks=marks, printed_elsewhere=_printed(grid)),

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vqseg.records import index
-from vqseg.report import ablation, contrasts, crossed, legends, reach, style
+from vqseg.report import ablation, contrasts, crossed, legends, style
 from vqseg.report.content import Picture, Report, Section, conditions, over, size_words
 from vqseg.report.contrasts import Contrast
 from vqseg.report.crossed import Crossing
@@ -41,7 +41,7 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: statistics of normalization",
         question=selection.study.get("question", ""),
-        banners=reach.banners(selection.cells),
+        banners=ablation.banners(selection),
         summary=[*answers(selection, crossing, tested["teacher"]), *ablation.best_sentence(selection)[1:]],
         sections=[
             ablation.scores_section(selection),

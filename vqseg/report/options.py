@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+PROJECTIONS = ("pca", "tsne")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -14,3 +16,4 @@ class Options:
     decimals: int = 2
     allow_mixed: bool = False
     rivals: bool = True
+    projection: str = "pca"

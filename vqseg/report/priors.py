@@ -15,7 +15,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vqseg.report import ablation, arms, contrasts, facts, published, reach, style
+from vqseg.report import ablation, arms, contrasts, facts, published, style
 from vqseg.report.content import Picture, Report, Section, conditions, size_words
 from vqseg.report.measures import MEASURES, measure_name
 from vqseg.report.numbers import cell_p, interval, signed
@@ -35,7 +35,7 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: priors",
         question=selection.study.get("question", ""),
-        banners=reach.banners(selection.cells),
+        banners=ablation.banners(selection),
         summary=[*answers(selection, table), *unrun(selection)],
         sections=[
             ablation.scores_section(selection),

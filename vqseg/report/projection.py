@@ -48,14 +48,12 @@ def compute(moments: Sequence[tuple[str, np.ndarray, np.ndarray]], how: str = "p
         ``moment``, ``code``, ``x``, ``y``, ``tokens``, ``class_index`` (`typical_class`); and what the two axes are.
 
     Raises:
-        InputError: another ``how``, or t-SNE without scikit-learn.
+        InputError: t-SNE without scikit-learn.
     """
     if how == "tsne":
         words, codes, tokens = moments[-1]
         kept = np.sort(np.argsort(-tokens.sum(axis=0), kind="stable")[:MOST_IN_TSNE])
         return _table(words, kept, _tsne(codes[kept]), tokens[:, kept]), ["t-SNE 1", "t-SNE 2"]
-    if how != "pca":
-        raise InputError(f"--projection {how}: expected pca or tsne")
     mean, axes, shares = plane(moments[-1][1])
     parts = [_table(words, np.arange(len(codes)), (codes - mean) @ axes, tokens) for words, codes, tokens in moments]
     names = [f"component {n + 1} ({100 * share:.0f} % of variance)" for n, share in enumerate(shares)]
@@ -63,10 +61,13 @@ def compute(moments: Sequence[tuple[str, np.ndarray, np.ndarray]], how: str = "p
 
 
 def typical_class(tokens: np.ndarray) -> np.ndarray:
-    """Return the class of each code (V,) that is most over-represented among its tokens (K, V); -1 where it has none.
+    """Return the class of each code (V,) that is most over-represented among its tokens (K, V).
 
-    The class of most tokens would be the background almost everywhere, of which almost all tokens are.
+    -1 where a code has none, and of all codes where nobody knows the classes. The class of most tokens would be
+    the background almost everywhere, of which almost all tokens are.
     """
+    if not len(tokens):
+        return np.full(tokens.shape[1], -1)
     total, of_class = tokens.sum(axis=0), tokens.sum(axis=1, keepdims=True)
     lift = tokens / np.maximum(of_class, 1)
     return np.where(total > 0, lift.argmax(axis=0), -1)

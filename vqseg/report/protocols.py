@@ -11,7 +11,7 @@ import pandas as pd
 from vqseg.errors import InputError
 from vqseg.protocols import PROTOCOLS
 from vqseg.records import index
-from vqseg.report import ablation, contrasts, protocol_figures, protocol_tables, reach
+from vqseg.report import ablation, contrasts, protocol_figures, protocol_tables
 from vqseg.report.agreement import odd
 from vqseg.report.content import Picture, Report, Section, size_words
 from vqseg.report.measures import MEASURES, completed, measure_name
@@ -35,7 +35,7 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: one study under every protocol",
         question=selection.study.get("question", ""),
-        banners=reach.banners(selection.cells),
+        banners=ablation.banners(selection),
         summary=answers(selection, effects, gaps, ranks, moved),
         sections=[
             _means(selection, scores, gaps),

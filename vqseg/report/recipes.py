@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from vqseg import presets
 from vqseg.errors import InputError
 from vqseg.records.run import RunFolder
-from vqseg.report import ablation, contrasts, curves, legends, reach, style
+from vqseg.report import ablation, contrasts, curves, legends, style
 from vqseg.report.content import Picture, Report, Section, conditions
 from vqseg.report.measures import measure_name
 from vqseg.report.selection import Selection
@@ -40,7 +40,7 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: recipes",
         question=selection.study.get("question", ""),
-        banners=reach.banners(selection.cells),
+        banners=ablation.banners(selection),
         summary=[*answers(selection, table), *bent(selection, settings)],
         sections=[
             ablation.scores_section(selection),

@@ -13,7 +13,7 @@ import pandas as pd
 from vqseg.errors import InputError
 from vqseg.records import trials as records
 from vqseg.records.trials import FOLDS, LEAST_TRIALS, Trial
-from vqseg.report import reach, search_figures
+from vqseg.report import ablation, search_figures
 from vqseg.report.content import Picture, Report, Section, conditions
 from vqseg.report.numbers import signed
 from vqseg.report.selection import Selection
@@ -43,7 +43,7 @@ def build(selection: Selection) -> Report:
     return Report(
         title=f"{selection.study['name']}: search",
         question=selection.study.get("question", ""),
-        banners=reach.banners(selection.cells),
+        banners=ablation.banners(selection),
         summary=[*standing(selection, table), *optimism(selection, table)],
         sections=[
             _best(selection, table, axes),

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from vqseg import assets
 from vqseg.files import replacing
@@ -106,12 +107,12 @@ def sheet(width_in: float, height_in: float, *, margins: Mapping[str, float] | N
 
 
 def watermark(figure: Figure, text: str = "phantom") -> None:
-    """Write ``text`` across the figure, pale enough to read everything under it."""
+    """Write ``text`` across the figure, pale enough to read everything under it, and seen on dark images too."""
     width, height = figure.get_size_inches()
     size = min(64.0, 20 * min(width, 2.5 * height) / 2)
     figure.text(
         0.5, 0.5, text, fontsize=size, color="#000000", alpha=0.13, ha="center", va="center", rotation=20,
-        zorder=100,
+        zorder=100, path_effects=[withStroke(linewidth=2, foreground="white", alpha=0.35)],
     )  # fmt: skip
 
 

@@ -41,11 +41,19 @@ ENDLESS = 10**7
 
 
 class Estimate(NamedTuple):
-    """A mean difference, its standard error and degrees of freedom: numbers, or arrays of one shape."""
+    """A mean difference, its standard error and degrees of freedom: numbers, or arrays of one shape.
+
+    ``family_df`` are the degrees of freedom as one of several contrasts (`anova.family_df`); None: the same.
+    """
 
     value: np.ndarray
     error: np.ndarray
     df: np.ndarray
+    family_df: np.ndarray | None = None
+
+    def among_several(self) -> "Estimate":
+        """Return the estimate as it is tested where Holm is over several contrasts."""
+        return self if self.family_df is None else self._replace(df=self.family_df)
 
     def interval(self, alpha: float = ALPHA) -> tuple[np.ndarray, np.ndarray]:
         """Return the ends of the interval at ``1 - alpha``."""
@@ -106,10 +114,12 @@ class Moments:
         return self._estimate(anova.expected_squares(components, other), other)
 
     def _estimate(self, squares: dict[str, np.ndarray], sizes: dict[str, int]) -> Estimate:
-        if len(sizes) > 1:
-            return Estimate(self.mean, *anova.error_of(squares, sizes))
         count = sizes["seed"]
-        return Estimate(self.mean, np.sqrt(squares["seed"] / count), np.full_like(self.mean, count - 1.0))
+        if len(sizes) > 1:
+            error, df = anova.error_of(squares, sizes)
+        else:
+            error, df = np.sqrt(squares["seed"] / count), np.full_like(self.mean, count - 1.0)
+        return Estimate(self.mean, error, df, anova.family_df(df, seeds=count, draws=sizes.get("draw", 1)))
 
 
 def moments(differences: np.ndarray, *, draws: bool = False, of_runs: bool = False) -> Moments:
@@ -179,7 +189,8 @@ def _noninferior(own: Estimate, margin: float, level: float) -> Ruling:
 
 
 def _best(estimates: Sequence[Estimate]) -> list[Ruling]:
-    p = np.stack([np.minimum(2 * np.minimum(each.above(0.0), each.below(0.0)), 1.0) for each in estimates])
+    tested = [each.among_several() for each in estimates] if len(estimates) > 1 else estimates
+    p = np.stack([np.minimum(2 * np.minimum(each.above(0.0), each.below(0.0)), 1.0) for each in tested])
     flat = p.reshape(len(p), -1)
     adjusted = np.stack([statistics.holm(column) for column in flat.T], axis=-1).reshape(p.shape)
     # A p that is not known (one seed) confirms and refutes nothing.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqseg.errors import InputError, pick
 from vqseg.manifest import PARTS
-from vqseg.records import index
+from vqseg.records import differences, index
 from vqseg.records.run import RunFolder, resolve
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ CAUTION = (
 SCORES = ("dice", "jaccard", "hd95_voxel", "asd_voxel")
 WHERE = ["part", "protocol", "checkpoint"]
 COLUMNS = (*WHERE, "network", "patient", "class_index", *SCORES)
-PLACES = (("data", "digest"), ("split", "name"), ("split", "digest"))
 
 Pair = tuple[RunFolder, RunFolder]
 
@@ -63,43 +62,12 @@ def compared(one: RunFolder, other: RunFolder) -> dict[str, Any]:
     ]
     return {
         "runs": runs,
-        "settings": _differing(*(_leaves(run.config()) for run in pair)),
-        "circumstances": dict(_circumstances(*statuses)),
+        "settings": _listed(differences.settings(one.config(), other.config())),
+        "circumstances": _listed(differences.circumstances(*statuses)),
         "validation": dict(_validation(*statuses)),
         "scores": sorted(_scores(pair, statuses), key=_order),
         "caution": CAUTION,
     }
-
-
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:
-    keys = dict.fromkeys([*one, *other])
-    return {key: [one.get(key), other.get(key)] for key in keys if one.get(key) != other.get(key)}
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
-
-
-def _circumstances(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
-    """Yield what beside the settings differs, and both values; code alone that both runs use."""
-    both = [
-        {f"{section}.{key}": (status.get(section) or {}).get(key) for section, key in PLACES} for status in (one, other)
-    ]
-    yield from _differing(*both).items()
-    parts = [(status.get("split") or {}).get("parts") or {} for status in (one, other)]
-    labelled = [(part.get("labelled") or {}).get("patients") for part in parts]
-    if labelled[0] != labelled[1]:
-        yield "labelled patients", labelled
-    yield from _differing({"scoring code": one.get("scoring")}, {"scoring code": other.get("scoring")}).items()
-    codes = [status.get("code") or {} for status in (one, other)]
-    shared = [
-        {f"code of {name}": code[name] for name in code if name in codes[0] and name in codes[1]} for code in codes
-    ]
-    yield from _differing(*shared).items()
-    yield from _differing(one.get("provenance") or {}, other.get("provenance") or {}).items()
 
 
 def _validation(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -154,6 +122,11 @@ def _by_patient(run: RunFolder) -> dict[tuple[Hashable, ...], "pd.DataFrame"]:
     foreground = rows[(rows["network"] == "teacher") & (rows["class_index"] > 0)]
     groups = foreground.groupby(WHERE, sort=False)
     return {where: group.groupby("patient", sort=False)[list(SCORES)].mean() for where, group in groups}
+
+
+def _listed(pairs: differences.Pairs) -> dict[str, list[Any]]:
+    """Return both values as JSON has them."""
+    return {key: list(values) for key, values in pairs.items()}
 
 
 def _number(value: float) -> float | None:
