@@ -173,7 +173,11 @@ def test_a_bench_without_a_profile_says_so(command, tmp_path):
 # Every bench
 
 
-@pytest.mark.parametrize("name", bench.BENCHES)
+ELSEWHERE = ("growth", "report")
+"""Benches whose own tests run them whole; both take long."""
+
+
+@pytest.mark.parametrize("name", [name for name in bench.BENCHES if name not in ELSEWHERE])
 def test_every_bench_runs_under_quick(name, tmp_path):
     outcome = bench.measure(name, Options(quick=True, repeats=1, workers=1, store=tmp_path / "store"))
     assert outcome.bench == name and outcome.rows

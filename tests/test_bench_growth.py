@@ -11,6 +11,7 @@ from vqseg.bench.growth_fit import fit
 from vqseg.bench.growth_study import replay as replayed
 from vqseg.bench.growth_tasks import Probe, Task
 from vqseg.bench.options import Options
+from vqseg.bench.outcome import as_json, table
 from vqseg.bench.timing import Timing
 from vqseg.errors import InputError
 from vqseg.records import speeds
@@ -105,6 +106,7 @@ def test_growth_runs_and_draws(tmp_path):
         growth_tasks.QUEUE, growth_tasks.TABLES,
     }  # fmt: skip
     assert all(curve["points"] for curve in outcome.settings["curves"]) and len(outcome.rows) == 10
+    assert json.dumps(as_json(outcome), allow_nan=False) and max(map(len, table(outcome).splitlines())) < 100
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match=r"expected a .png or .pdf file"):
         growth.measure(Options(quick=True, extra={"figure": "growth.txt"}))
