@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vqseg.report import drafting, style
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-NASTY = "<script>alert('x')</script> & 50%_$x^{|#~\\ é \\input{x}"
+NASTY = "[2] <script>alert('x')</script> & 50%_$x^{|#~\\ é Ħ \\input{x}$ *"
 
 
 def quick_figures(monkeypatch):

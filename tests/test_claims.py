@@ -297,6 +297,67 @@ def test_the_best_on_validation_stands_for_its_families(sweep, tmp_path):
     assert "optimistic" in " ".join(same.notes)
 
 
+def test_the_best_of_some_is_not_the_best_of_all(own, tmp_path):
+    drops = {"family": ["dropout", "channel-dropout"], "best_on": "validation"}
+    path = write(tmp_path, against=drops, margin=3)
+    assert one(own, path).outcome == "confirmed"
+    for cell in index.studies(own)[0]["cells"]:
+        if cell["arm"] == "channel-dropout p=0.3":
+            RunFolder(own, cell["identity"]).update(state="running")
+    found = one(own, path)
+    assert found.outcome == "not tested" and shorts(found) == ["arms missing"] and found.parts
+    assert "channel-dropout p=0.3 (killed)" in found.obstacles[0].words
+    # Nor is what lacks held against the claim.
+    assert one(own, write(tmp_path, against=drops, margin=30)).outcome == "not tested"
+
+
+@pytest.mark.parametrize(
+    "sides",
+    [
+        {"arm": {"family": "qpm", "best_on": "validation"}, "against": {"label": "qpm eps=0.7"}},
+        {"arm": {"label": "qpm eps=0.7"}, "against": {"family": "qpm", "at": {"eps": 0.7}}},
+    ],
+)
+def test_an_arm_is_not_held_against_itself(sweep, tmp_path, sides):
+    found = one(sweep, write(tmp_path, **sides))
+    assert found.outcome == "not tested" and shorts(found) == ["ambiguous"] and not found.parts
+    assert "they must be two" in found.obstacles[0].words and "not tested (ambiguous)" in found.sentence()
+    premise = {"says": "Nothing", **sides, "margin": 1}
+    found = one(sweep, write(tmp_path, premise=premise))
+    assert shorts(found) == ["premise not tested"] and found.remedy == "narrow the claim's file"
+
+
+def test_a_premise_shows_the_contrast_that_failed_it(sweep, tmp_path):
+    drops = {"label": ["dropout p=0.9", "dropout p=0.3"]}
+    premise = {"says": "Dropout collapses", "arm": drops, "against": {"family": "none"}, "direction": "lower"}
+    found = one(sweep, write(tmp_path, premise={**premise, "margin": 5}))
+    assert shorts(found) == ["premise not met"] and "dropout p=0.3 minus none)" in found.obstacles[0].words
+
+
+def test_a_sentence_names_the_margin_and_what_was_compared(own, tmp_path):
+    assert one(own, write(tmp_path)).sentence().endswith("confirmed (margin 0.5).")
+    record = index.studies(own)[0]
+    arms = [{**arm, "at": {"D": 1.8 * arm["knob"]}} if arm["knob"] else arm for arm in record["arms"]]
+    rerecord(own, record["name"], arms=arms)
+    keys = {"arm": {"family": "qpm"}, "against": {"family": "dropout"}, "matched": ["D"]}
+    held = {"held": {"metric": "perturbation/distortion", "axis": "D", "within": 0.2}}
+    found = one(own, write(tmp_path, **keys, needs=held))
+    assert len(found.parts) == 1 and f"({found.parts[0].words})" in found.sentence()
+
+
+def test_what_is_wrong_with_rows_stands_beside_verdicts(own):
+    report = build(own, index.studies(own), Options())
+    assert report.banners == []
+    for cell in index.studies(own)[0]["cells"]:
+        values = enumerate([0.4, 0.6, 0.7, 0.74, 0.77, 0.8], start=1)
+        lines = [f"{100 * step},val/dice_teacher,{value}" for step, value in values]
+        (own / "runs" / cell["identity"] / "metrics.csv").write_text("\n".join(["step,name,value", *lines, ""]))
+    report = build(own, index.studies(own), Options())
+    assert report.banners[0].startswith("Not converged: ")
+    evidence = [table for section in report.sections[1:] for table in section.tables]
+    assert evidence and all(table.footnotes[0].startswith("§ Validation still rising") for table in evidence)
+
+
 def test_holm_runs_over_the_claims_that_a_study_tests(sweep, tmp_path):
     paths = [write(tmp_path, name, arm={"label": arm}) for name, arm in (("a", "qpm*7"), ("b", "qpm*3"))]
     found = {each.claim.name: each for each in verdicts(sweep, index.studies(sweep), Options(), files=paths)}
@@ -353,7 +414,7 @@ def test_what_would_settle_it_is_said(tmp_path):
     found = one(store, write(tmp_path))
     assert found.outcome == "inconclusive"
     assert found.settling.factor == "seed" and 3 < found.settling.count < 200
-    end = f"inconclusive, about {found.settling.count} seeds would settle it."
+    end = f"inconclusive (margin 0.5), about {found.settling.count} seeds would settle it."
     assert found.sentence().endswith(end)
     assert re.match(
         r"QPM \.7 against none on acdc \(devtest, preset cpu\): \+1.00 Dice \[−[\d.]+, \+[\d.]+\], 3 seeds x 20 "
@@ -407,6 +468,8 @@ def test_a_study_that_was_not_run(tmp_path):
     assert (found.outcome, found.study, found.data) == ("not tested", None, "—")
     assert found.word == "not tested (study not run)" and found.remedy == "run epsilon-sweep"
     assert "supervised form" in one(tmp_path, write(tmp_path, form="supervised")).obstacles[0].words
+    typo = one(tmp_path, write(tmp_path, study="epsilon-swep"))
+    assert shorts(typo) == ["study unknown"] and "did you mean 'epsilon-sweep'" in typo.obstacles[0].words
     assert found.sentence() == "QPM .7 against none: not tested, study not run (run epsilon-sweep)."
 
 

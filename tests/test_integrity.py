@@ -1,5 +1,7 @@
 """Checks of tables: what cannot be, empties, runs that had not converged; each provoked, silent where all is well."""
 
+from dataclasses import replace
+
 import fabricated
 import numpy as np
 import pandas as pd
@@ -82,7 +84,10 @@ def test_a_mean_percentile_below_the_mean_of_the_same_distances_is_named(tmp_pat
         rows.loc[mask, "assd_voxel"] = rows.loc[mask, "hd95_voxel"] + 1
 
     alter_rows(tmp_path, made, "none", swap, seeds=(0, 1, 2))
-    assert found(selected())["range", "none"].words == "mean hd95_voxel below mean assd_voxel"
+    words = "mean HD95 below mean ASSD, voxel"
+    assert found(selected())["order", "none"].words == words
+    (note,) = ablation.scores_section(selected()).tables[0].footnotes
+    assert note.startswith("† Unlikely: all error would lie in less than 5 %") and note.endswith(f": none: {words}.")
 
 
 def test_empties_are_counted_and_named(tmp_path):
@@ -136,7 +141,10 @@ def test_one_run_of_three_flags_no_row_and_most_runs_make_a_banner(tmp_path):
     curve(tmp_path, made, "qpm eps=0.7", RISING)
     curve(tmp_path, made, "none", RISING, seeds=(0,))
     (banner,) = ablation.build(selected()).banners
-    assert banner.startswith("Not converged: validation was still rising in 4 of 6 runs")
+    assert banner.startswith("Not converged: validation was still rising at the end of training in 4 of 6 runs (")
+    other = replace(selected(), study={**made, "name": "other"})
+    (banner,) = integrity.banners(selected(), other, selected())
+    assert "4 of 6 runs of other (" in banner and banner.count("4 of 6") == 2
 
 
 def test_too_few_validations_say_nothing(tmp_path):

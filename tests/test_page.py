@@ -1,21 +1,26 @@
 """The page of one report and what it is reached by: names, files, escapes, links, watermarks, fonts."""
 
+import csv
+import io
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import fabricated
 import pandas as pd
 import placed
 import pytest
+import seaborn
 import typer
+from matplotlib.text import Text
 from rendered import CHROMIUM, NASTY, Page, measured, quick_figures
 from typer.testing import CliRunner
 
 from vqseg.errors import InputError
 from vqseg.records import index
 from vqseg.records.run import RunFolder
-from vqseg.report import REPORTS, drawn, make, page, style, table
+from vqseg.report import REPORTS, bound, drawn, make, page, style, table
 from vqseg.report.content import Picture, Report, Section
 from vqseg.report.page import Around
 
@@ -85,7 +90,7 @@ def test_a_report_is_written_in_all_its_forms(tmp_path):
     assert names >= {"index.html", "report.md", "report.tex", "t.md", "t.tex", "t.csv", "t-cells.csv", "t.png", "p.pdf"}
     own = Page(tmp_path / "index.html")
     own.check()
-    assert "Missing: 1 of 3 cells" in own.text and "arm study seed state run a one" in own.text
+    assert "Missing: 1 entry, of 3 cells" in own.text and "arm study seed state run a one" in own.text
     marked = [attrs for tag, attrs in own.tags if tag == "td" and attrs.get("class")]
     assert {"bold", "words"} == {name for attrs in marked for name in attrs["class"].split()}
     assert "| a | one | 0 | finished | `ab` |" in (tmp_path / "report.md").read_text()
@@ -98,6 +103,59 @@ def test_a_table_may_be_of_synthetic_images_where_its_report_is_not(tmp_path, mo
     assert len(marked) == 1
     page.parts(report_of(one_table("other")), Around(True), drawn.Drawn(tmp_path))
     assert len(marked) == 2
+
+
+def draw_names(names, values):
+    frame = pd.DataFrame({"name": names, "value": values})
+    with style.house():
+        figure = style.sheet(3.4, 2.0)
+        axes = figure.subplots()
+        seaborn.stripplot(frame, x="value", y="name", hue="name", legend=True, ax=axes)
+        axes.set(xscale="log", title=names[0], xlabel=names[0])
+    return figure
+
+
+def test_dollars_in_names_are_no_formulas(tmp_path):
+    names = [r"mine $\foo$ x", "$a$"]
+    pictures = [Picture("p", "Of p.", draw_names, (names, [1.0, 1000.0]))]
+    page.parts(report_of(one_table(), pictures=pictures), Around(False), drawn.Drawn(tmp_path))
+    figure = pictures[0].figure
+    style.take_literally(figure)
+    words = {text.get_text(): text.get_parse_math() for text in figure.findobj(Text)}
+    assert not any(words[name] for name in names)
+    powers = [own for text, own in words.items() if "mathdefault" in text]
+    assert powers and all(powers)
+
+
+def test_names_that_are_one_file_name_have_files_of_their_own():
+    pictures = [Picture("codebook-arm", words, draw_nothing, (words,)) for words in ("α", "β", "γ")]
+    sections = [Section("S", [], [one_table("codebook-arm")], pictures[:2]), Section("T", [], [], pictures[2:])]
+    found = bound.distinct(Report("R", "Q?", [], [], sections))
+    shown = [picture for section in found.sections for picture in section.pictures]
+    assert found.sections[0].tables[0].name == "codebook-arm"
+    assert [(each.name, each.caption) for each in shown] == [
+        ("codebook-arm-2", "α"), ("codebook-arm-3", "β"), ("codebook-arm-4", "γ")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["=1", "+1+cmd|'/C calc'!A0", "-1+cmd|x", "@x", "+a"])
+def test_a_spreadsheet_reads_no_name_as_a_formula(name):
+    cells = [table.Cell("+0.70 [−0.1, +1.5]"), table.Cell("-3 ± 2 (−1 %)"), table.Cell(name)]
+    tidy = pd.DataFrame({"arm": [name], "value": [-1.5], name: ["x"]})
+    own = table.Table("t", "T", [name, "a", "b", "c"], [table.Row(name, cells)], "", tidy)
+    for text in (table.csv_text(own), table.tidy_text(own)):
+        fields = [field for line in csv.reader(io.StringIO(text, newline="")) for field in line]
+        assert f"'{name}" in fields and name not in fields
+    assert "+0.70 [−0.1, +1.5]" in table.csv_text(own) and "'-" not in table.csv_text(own).replace(f"'{name}", "")
+    assert ",-1.5," in table.tidy_text(own)
+    two = table.Table("t", "T", ["arm"], [table.Row("a\r\n=b", [])], "", pd.DataFrame({"arm": ["\r=b"]}))
+    assert table.csv_text(two) == "arm\na =b\n" and table.tidy_text(two) == "arm\n'=b\n"
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_study_that_is_called_like_a_report_has_a_folder_of_its_own(name):
+    study = {"name": name, "study": "mine", "arms": []}
+    assert make.folder_of(Path("s"), study, "ablation") == Path("s/reports") / f"study-{name}"
 
 
 def test_what_is_written_again_alike_keeps_its_file(tmp_path):

@@ -145,6 +145,21 @@ def test_other_questions_are_other_reports(store):
     assert make("small", store=store, width=60).anew
 
 
+def test_what_reports_show_of_presets_and_studies_counts(tmp_path, monkeypatch):
+    for folder in ("reports", "configs", "studies"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.yaml").write_text("a: 1")
+    monkeypatch.setattr(drawn.assets, "folder", lambda name: tmp_path / name)
+    found = []
+    for folder in ("", "reports", "configs", "studies"):
+        if folder:
+            (tmp_path / folder / "one.yaml").write_text("a: 2")
+        drawn.code.cache_clear()
+        found.append(drawn.code("report"))
+    drawn.code.cache_clear()
+    assert len(set(found)) == 4
+
+
 @pytest.mark.parametrize("name", ["effects.png", "curves.pdf", "report.md", "arms.csv", "index.html"])
 @pytest.mark.parametrize("harm", ["deleted", "changed"])
 def test_a_file_of_the_report_that_was_lost_is_made_again(store, drawings, name, harm):

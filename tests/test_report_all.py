@@ -270,3 +270,15 @@ def test_options_reach_every_study(whole, tmp_path, monkeypatch):
     fabricated.study(store, {"none": 84.0, "qpm eps=0.7": 86.0}, **SMALL)
     made = make("all", store=store, options=Options(metric="hd95", decimals=1, part="val"))
     assert "HD95 (voxel)" in made.words and "(val" in made.words
+    # What was asked for this once does not replace what stands under the study's name.
+    assert not (store / "reports" / "epsilon-sweep-acdc-cpu").exists()
+    assert (store / "reports" / "all" / "studies" / "epsilon-sweep-acdc-cpu" / "index.html").is_file()
+
+
+def test_the_page_leaves_the_reports_of_a_study_whole(tmp_path, monkeypatch):
+    quick_figures(monkeypatch)
+    fabricated.study(tmp_path, {"none": 84.0, "qpm eps=0.7": 86.0}, **SMALL)
+    alone = make("codebook", "epsilon-sweep", store=tmp_path)
+    before = {path.name: path.read_bytes() for path in alone.paths}
+    make("all", store=tmp_path)
+    assert {path.name: path.read_bytes() for path in alone.paths} == before

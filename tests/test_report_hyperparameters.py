@@ -1,3 +1,5 @@
+import shutil
+
 import placed
 import pytest
 
@@ -39,6 +41,17 @@ def test_a_flat_surface_is_called_flat_with_its_farthest_arm(tmp_path):
     assert sentence.startswith("Flat within noise: no other arm can be told from the best, ")
     assert "the farthest, lambda_" in sentence and "3 seeds x 6 patients" in sentence
     assert set(hyperparameters.best_by_metric(selection)["tied"]) == {8}
+
+
+def test_nothing_is_tied_with_an_arm_that_is_not_ranked(tmp_path):
+    made = study(tmp_path, extra=False, u10_a10=95)
+    for identity in placed.runs_of(made, "lambda_u=10 lambda_a=10")[1:]:
+        shutil.rmtree(tmp_path / "runs" / identity)
+    selection = placed.chosen(tmp_path, made)
+    bests = hyperparameters.best_by_metric(selection).set_index("metric")
+    assert bests.loc["dice", "arm"] == "lambda_u=10 lambda_a=10" and bests.loc["dice", "tied"] == -1
+    table = placed.tables_of(hyperparameters.build(selection))["best-by-metric"]
+    assert table.rows[0].cells[3].text == "—"
 
 
 def test_two_seeds_give_no_verdict(tmp_path):

@@ -49,6 +49,21 @@ def test_of_a_study_stand_its_reference_and_what_was_best_on_validation(tmp_path
     assert table.caption.endswith("protocol scan; 2,000 steps; preset cpu; semi-supervised; Commit abc1234.")
 
 
+def test_a_study_that_has_nothing_to_show_here_is_named_and_breaks_nothing(tmp_path, monkeypatch):
+    quick_figures(monkeypatch)
+    made = fabricated.study(tmp_path, ARMS, parts=("val", "devtest"), **SMALL)
+    placed_elsewhere = {*placed.runs_of(made, "none"), *placed.runs_of(made, "qpm eps=0.7")}
+    for identity in placed_elsewhere:
+        path = RunFolder(tmp_path, identity).path / "rows.parquet"
+        rows = pd.read_parquet(path)
+        rows[rows["part"] == "val"].to_parquet(path, index=False)
+    report = built(tmp_path, part="devtest")
+    said = "neither the reference nor the best arm on validation is scored on devtest"
+    assert any(made["name"] in words and said in words for words in report.summary)
+    assert not any("No study has scores yet" in words for part in report.sections for words in part.paragraphs)
+    assert make("all", store=tmp_path, options=Options(part="devtest")).anew
+
+
 def test_all_modules_and_training_on_labels_alone_stand_there_too(tmp_path):
     made = fabricated.module_study(tmp_path, {"base": 70.0, "QPM": 71.0, "QPM+DB+PFA": 69.0}, **SMALL)
     alone = fabricated.study(tmp_path, {"none": 60.0, "shuffle rate=1": 55.0}, name="alone", definition="a", **SMALL)
@@ -75,10 +90,12 @@ def test_labelled_patients_are_columns(tmp_path):
     table = table_of(tmp_path)
     assert table.headers == ["method", "seeds", *(f"Dice (%), {n} labelled" for n in (3, 7, 14)), "role", "study"]
     rows = {label: cells for (label, _), cells in rows_of(table).items()}
-    assert set(rows) == {"base", "qpm"}
+    assert set(rows) == {"base §", "qpm"}
+    (note,) = (note for note in table.footnotes if note.startswith("§ "))
+    assert "base share=" in note and "qpm share=" not in note
     assert float(rows["qpm"]["Dice (%), 14 labelled"].text.split(" ")[0]) == pytest.approx(90, abs=3)
     assert float(rows["qpm"]["Dice (%), 3 labelled"].text.split(" ")[0]) == pytest.approx(75, abs=3)
-    assert "reference" in rows["base"]["role"].text
+    assert "reference" in rows["base §"]["role"].text
 
 
 def test_shares_that_are_the_same_number_of_patients_keep_their_names(tmp_path):
@@ -253,6 +270,11 @@ def test_the_methods_are_told_from_the_settings_of_the_runs(tmp_path):
         config |= {"train": {"steps": 2000, "teacher_decay": 0.99}, "method": {"name": "vqseg", "dual_branch": True}}
         config |= {"optimizer": {"name": "adamw", "lr": 0.002}, "augment": {"cutmix_probability": 0.5}}
         write_yaml(path, config)
+    more = fabricated.study(
+        tmp_path, {"none 50": 84.0}, name="more", definition="more", reference="none 50", labelled=35
+    )
+    both = methods_text.write([select(tmp_path, study, Options()) for study in (made, more)]).paragraphs[0]
+    assert "(7: 7 or 35 labelled" in both and "Studies: epsilon-sweep-acdc-cpu and more." in both
     text = methods_text.write([select(tmp_path, made, Options())])
     first, scoring, tests = text.paragraphs
     for words in (

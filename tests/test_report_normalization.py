@@ -124,6 +124,17 @@ def test_what_one_sees_depends_on_when_one_looks(report):
     assert when[f"{DROPOUT}, separate"]["step 1,000"].startswith("0.00")
 
 
+def test_two_validations_are_two_columns(tmp_path):
+    made = placed.study(tmp_path, arms(), reference="none separate", definition="normalization")
+    for label, (dice, _) in arms().items():
+        placed.log(tmp_path, made, label, val__dice_teacher=[0.5, dice / 100])
+    table = placed.tables_of(normalization.build(placed.chosen(tmp_path, made)))["when"]
+    assert table.headers == ["minus none", "step 1,000", "step 2,000"]
+    when = placed.words_of(table)[f"{DROPOUT}, shared"]
+    assert when["step 1,000"].startswith("0.00") and when["step 2,000"].startswith("−15.00")
+    assert all(len(row.cells) == 2 for row in table.rows)
+
+
 def test_curves_are_small_multiples_of_statistics_and_networks(report):
     figures = placed.drawable(report, "validation", "crossed", "forest-teacher")
     titles = [axes.get_title(loc="left") for axes in figures["validation"].axes]

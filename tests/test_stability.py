@@ -97,12 +97,19 @@ def test_the_cube_has_what_all_arms_share():
     rows = rows[~((rows["arm"] == "b") & (rows["seed"] == 2))]
     rows = rows[~((rows["arm"] == "a") & (rows["patient"] == "p3"))]
     own = resampling.cube(rows, ["a", "b", "c", "absent"])
-    assert own.values.shape == (3, 1, 2, 3) and own.seeds == [0, 1] and own.lost == ["absent"]
+    assert own.values.shape == (3, 1, 2, 3) and own.seeds == [0, 1] and own.lost == ["absent"] and own.left_out == 2
     # One seed of an arm that has just begun does not take the others' seeds away.
     begun = rows[~((rows["arm"] == "b") & (rows["seed"] == 1))]
     own = resampling.cube(begun, ["a", "b", "c"])
     assert own.arms == ["a", "c"] and own.seeds == [0, 1, 2] and own.lost == ["b"]
     assert resampling.cube(rows[:0], ["a"]) is None
+
+
+def test_an_arm_of_one_draw_does_not_take_the_others_draws_away():
+    values = np.random.default_rng(0).normal(size=(3, 3, 2, 4))
+    rows = pd.concat([frame(values[:, number]).assign(draw=number) for number in range(3)])
+    own = resampling.cube(rows[(rows["arm"] != "c") | (rows["draw"] == 0)], ["a", "b", "c"])
+    assert own.arms == ["a", "b"] and own.draws == 3 and own.lost == ["c"] and own.left_out == 0
 
 
 def test_draws_of_labelled_patients_are_drawn_again_with_the_seeds():

@@ -319,8 +319,19 @@ def test_draws_do_not_make_up_for_seeds():
     assert statistics.marks(pd.concat([framed(one + 9, "a"), framed(other, "b")])) == {"a": "bold", "b": "underline"}
 
 
+def test_an_arm_that_is_told_better_on_shared_seeds_is_not_marked_as_worse():
+    noise = np.random.default_rng(0).normal(0, 0.3, (9, 20))
+    luck = np.array([0.0, -1.0, 0.5, 2.0, 2.5, 3.0])[:, None]
+    first, second = 84 + luck + noise[:6], 85 + luck[:3] + noise[6:]
+    rows = pd.concat([pd.DataFrame(scores(first, "a")), pd.DataFrame(scores(second, "b"))])
+    line = statistics.compare(rows, "a").iloc[0]
+    assert first.mean() > second.mean() and line["estimate"] > 0 and line["p_holm"] < 0.05
+    assert statistics.marks(rows) == {"a": "bold", "b": "bold"}
+
+
 def test_what_an_interval_covers():
-    assert statistics.covers(3) == "Intervals are for new seeds, patients and draws of labelled patients."
+    words = statistics.covers(3)
+    assert words.startswith("Intervals are for new seeds, patients and draws of labelled patients; where a row has one")
     assert statistics.covers(1).endswith("and for these labelled patients.")
 
 

@@ -41,6 +41,12 @@ REPORTS = {
 }
 
 
+def folder_name(study: Mapping[str, Any]) -> str:
+    """Return the name of the folder of a study's reports, which is not that of a report on the whole store."""
+    name = str(study["name"])
+    return f"study-{name}" if name in REPORTS else name
+
+
 def report_of(study: Mapping[str, Any]) -> str:
     """Return the report of a study: its definition's own, that of grids if its arms have factors, else the generic."""
     grid = any(arm.get("factors") for arm in study["arms"])

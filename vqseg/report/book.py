@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg.errors import InputError
-from vqseg.report import REPORTS, bound, page, report_of, style
+from vqseg.report import REPORTS, bound, folder_name, page, report_of, style
 from vqseg.report.content import Report
 from vqseg.report.options import Options
 from vqseg.report.page import Around
@@ -24,12 +24,16 @@ FIRST = ("codebook", *EXTRAS)
 
 @dataclass(frozen=True)
 class Chapter:
-    """One report on the page: its place there, the folder that it is written to, or why it refuses."""
+    """One report on the page: its place there, the folder that it is written to, or why it refuses.
+
+    ``report`` is what the page shows; ``whole`` what is written into the folder, with what stands in chapters before.
+    """
 
     anchor: str
     kind: str
     folder: Path
     report: Report | None = None
+    whole: Report | None = None
     around: Around | None = None
     refused: str = ""
 
@@ -57,7 +61,7 @@ def books(store: Path, studies: Iterable[dict[str, Any]], options: Options, root
     for number, study in enumerate(ordered(studies)):
         anchor = f"study-{number}-{style.slug(str(study['name']))}"
         first = all(book.selection is None for book in found)
-        found.append(_book(store, study, options, root / str(study["name"]), anchor, FIRST if first else EXTRAS))
+        found.append(_book(store, study, options, root / folder_name(study), anchor, FIRST if first else EXTRAS))
     return found
 
 
@@ -84,7 +88,8 @@ def _book(
             chapters.append(Chapter(place, kind, out, refused=str(error)))
             continue
         known = [chapter.report for chapter in chapters if chapter.report]
-        chapters.append(Chapter(place, kind, out, _beyond(report, known), page.of_selection(selection, out)))
+        around = page.of_selection(selection, out)
+        chapters.append(Chapter(place, kind, out, _beyond(report, known), report, around))
     return Book(study, anchor, chapters, selection)
 
 

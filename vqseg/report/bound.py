@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import chain, count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,7 +37,30 @@ def of_study(
     """
     selection = selection or select(store, study, options)
     columns_of(options.columns, selection.scores)
-    return Bound(kind, with_commit(_module(kind).build(selection), selection), selection)
+    return Bound(kind, distinct(with_commit(_module(kind).build(selection), selection)), selection)
+
+
+def distinct(report: Report) -> Report:
+    """Return the report with names of its tables and figures that are all different: files are called by them.
+
+    Arms whose names differ only in what a file name cannot have would share one.
+    """
+    known: set[str] = set()
+
+    def named(name: str) -> str:
+        found = next(other for other in chain([name], (f"{name}-{n}" for n in count(2))) if other not in known)
+        known.add(found)
+        return found
+
+    sections = [
+        replace(
+            section,
+            tables=[replace(table, name=named(table.name)) for table in section.tables],
+            pictures=[replace(picture, name=named(picture.name)) for picture in section.pictures],
+        )
+        for section in report.sections
+    ]
+    return replace(report, sections=sections)
 
 
 def with_commit(report: Report, selection: Selection) -> Report:
@@ -82,7 +106,11 @@ def of_stores(kind: str, sources: list[Source], options: Options) -> Report:
 
 
 def marked(report: Report, studies: list[dict[str, Any]]) -> Report:
-    """Return the report with a banner if studies are of synthetic images, and its tables marked if all are."""
+    """Return the report with a banner if studies are of synthetic images, and its tables marked if all are.
+
+    Its tables and figures have names of their own: see `distinct`.
+    """
+    report = distinct(report)
     synthetic = [str(study["name"]) for study in studies if is_phantom(study)]
     if not synthetic:
         return report

@@ -56,7 +56,7 @@ class Arms(_Section):
 
     family: Names = ()
     label: Names = ()
-    at: dict[str, Value | list[Value]] = {}
+    at: dict[str, Value | Annotated[list[Value], Field(min_length=1)]] = {}
     best_on: Literal["validation"] | None = None
 
     def values(self, axis: str) -> list[Value]:

@@ -131,9 +131,10 @@ class Verdict:
         part = self.decisive
         if part is None:
             return f"{head}: {self.word}."
-        named = f" ({part.words})" if len(self.parts) > 1 or self._chosen else ""
-        tested = self.outcome != "not tested" and self.claim.margin is not None
-        word = f"{self.word} (margin {self.claim.margin:g})" if tested else self.word
+        narrowed = self._chosen or self.claim.matched or self.claim.needs.held
+        named = f" ({part.words})" if len(self.parts) > 1 or narrowed else ""
+        tested = self.outcome != "not tested" and self.claim.kind != "best"
+        word = f"{self.word} (margin {self.claim.least:g})" if tested else self.word
         settled = f", {self.remedy} would settle it" if self.outcome == "inconclusive" else ""
         return f"{head}: {self.effect(decimals)}{named}, {self.size(words=True)}, {word}{settled}."
 
@@ -219,8 +220,9 @@ def _judged(
         return open_verdict
     given = [part.moments for part in parts]
     ruling = rule(claim.kind, [each.observed for each in given], claim.least)
-    # A claim about every arm falls with one of them, and stands only with all.
-    if known and not (ruling.refuted and claim.combine == "each"):
+    # A claim about every arm falls with one of them, and stands only with all; about the best of them only with all.
+    chosen = any(side is not None and side.best_on for side in (claim.arm, claim.against))
+    if known and not (ruling.refuted and claim.combine == "each" and not chosen):
         return open_verdict
     said = "refuted" if known else outcome(ruling)
     left = settle(claim.kind, given, claim.least) if said == "inconclusive" else None

@@ -48,8 +48,8 @@ def _panel(axes: Axes, table: pd.DataFrame, family: str, families: list[str]) ->
     look = style.look(family, families)
     arms = list(dict.fromkeys(table.loc[table["family"] == family, "arm"]))
     if family != "none":
-        for arm in dict.fromkeys(table.loc[table["family"] == "none", "arm"]):
-            _line(axes, table[table["arm"] == arm], style.GREY, "-", str(arm), 0.9)
+        for number, arm in enumerate(dict.fromkeys(table.loc[table["family"] == "none", "arm"])):
+            _line(axes, table[table["arm"] == arm], style.GREY, DASHES[number % len(DASHES)], str(arm), 0.9)
     for number, arm in enumerate(arms):
         share = 1.0 if len(arms) == 1 else 0.45 + 0.55 * number / (len(arms) - 1)
         color = style.tint(look.color, share)

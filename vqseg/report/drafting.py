@@ -39,6 +39,7 @@ def render(pictures: list[Picture], out: Path, phantom: bool) -> dict[str, Stamp
     found = {}
     for picture in pictures:
         figure = picture.figure
+        style.take_literally(figure)
         if phantom:
             style.watermark(figure)
         found[picture.name] = style.save(figure, out, picture.name)

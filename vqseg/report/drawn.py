@@ -100,14 +100,17 @@ def content(value: Any) -> str:
 
 @cache
 def code(*folders: str) -> str:
-    """Return a digest of all code below folders of vqseg (of all of it, if none), of the style, and of versions."""
+    """Return a digest of all code below folders of vqseg (of all of it, if none), of what reports show of the files
+    beside it (styles, published numbers, claims, presets, studies), and of versions.
+    """
     package = Path(__file__).parents[1]
     found = hashlib.sha256(" ".join([sys.version, *(f"{name} {version(name)}" for name in LIBRARIES)]).encode())
     for root in [package / folder for folder in folders] or [package]:
         for path in sorted(root.rglob("*.py")):
             found.update(path.read_bytes())
-    for path in sorted(path for path in assets.folder("reports").rglob("*") if path.is_file()):
-        found.update(path.read_bytes())
+    for folder in ("reports", "configs", "studies"):
+        for path in sorted(path for path in assets.folder(folder).rglob("*") if path.is_file()):
+            found.update(path.read_bytes())
     return found.hexdigest()[:32]
 
 

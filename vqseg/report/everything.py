@@ -1,8 +1,8 @@
 """One page with everything: what was asked and what the answer is, the main table, patients, gaps; then every study.
 
 The page is one file that asks for nothing else: figures are embedded, styles stand in it. Every study's reports are
-written into their own folders as `vqseg report STUDY` does, so that what stands there is not drawn again; a report that
-refuses says why in one line of the page.
+written into their own folders as `vqseg report STUDY` does, so that what stands there is not drawn again (below the
+page's own folder, where other than the usual was asked for); a report that refuses says why in one line of the page.
 """
 
 from pathlib import Path
@@ -33,15 +33,15 @@ def write(
     Raises:
         InputError: the folder cannot be written, or a claim file is wrong.
     """
-    usual = drawn.folder == store / "reports" / NAME
+    usual = drawn.folder == store / "reports" / NAME and options == Options()
     root = store / "reports" if usual else drawn.folder / "studies"
     books = book.books(store, studies, options, root)
     around = front.build(store, studies, books, options)
     claimed = _claims(store, studies, around, options, root)
     for chapter in (*(chapter for own in books for chapter in own.chapters), *([claimed] if claimed else [])):
-        if chapter.report is not None and chapter.around is not None:
+        if chapter.whole is not None and chapter.around is not None:
             own = Drawn(chapter.folder)
-            page.write(chapter.report, chapter.around, own)
+            page.write(chapter.whole, chapter.around, own)
             own.save()
     out, cited = drawn.folder, around.methods.keys
     try:
@@ -66,4 +66,5 @@ def _claims(
         return None
     report, folder = claim_pages.report(around.verdicts, options.decimals), root / "claims"
     beside = surroundings.around([(store, studies)], folder)
-    return Chapter("claims", "claims", folder, bound.marked(report, studies), beside)
+    marked = bound.marked(report, studies)
+    return Chapter("claims", "claims", folder, marked, marked, beside)

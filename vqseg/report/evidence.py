@@ -196,6 +196,13 @@ class _Search:
                 self.found.notes.append(f"{arm.label} has no partner with the same {' and '.join(axes)}.")
         if axes and ours and theirs and not pairs:
             self.found.missing.append(f"arms that share a place along {' and '.join(axes)}")
+        lacking = self.found.missing or self.found.skipped
+        if not pairs and not lacking:
+            against = claim.against.words() if claim.against else "nothing"
+            self.found.ambiguous = (
+                f"'arm' ({claim.arm.words()}) is {picking.labels(ours) or 'no arm'} and 'against' ({against}) is "
+                f"{picking.labels(theirs) or 'no arm'}; they must be two"
+            )
         return pairs
 
     def _best(self, arms: list[Arm], wanted: Arms) -> list[Arm]:
@@ -203,6 +210,8 @@ class _Search:
         rows, cells = self.selection.validation, self.selection.cells
         scored = set(self.selection.headline["arm"])
         labels = [arm.label for arm in arms if arm.label in scored]
+        # The best of some is not the best of all: the others might be better.
+        self.found.missing += [arm.label for arm in arms if arm.label not in scored]
         own = replace(
             self.selection,
             validation=rows[rows["arm"].isin(labels)].assign(family=ANY),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vqseg.report import answers, bound, claims, gaps, main, methods_text, surroundings
+from vqseg.report import answers, bound, claims, gaps, integrity, main, methods_text, surroundings
 from vqseg.report.book import Book
 from vqseg.report.content import Report, Section
 from vqseg.report.options import Options
@@ -50,7 +50,7 @@ def build(store: Path, studies: list[dict[str, Any]], books: list[Book], options
     report = Report(
         title=TITLE,
         question="What was asked, what is the answer, and how sure is it?",
-        banners=[],
+        banners=integrity.banners(*selections),
         summary=[line.sentence for each in found for line in each.lines],
         sections=[section for own in sections.values() for section in own],
     )

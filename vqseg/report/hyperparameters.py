@@ -75,7 +75,8 @@ def printed(crossing: Crossing) -> dict[str, Published]:
 
 def best_by_metric(selection: Selection) -> pd.DataFrame:
     """Return per metric the best arm: ``metric``, ``arm``, ``value``, ``sd``, ``rank`` (its own by Dice), ``tied``
-    (arms that cannot be told from it, itself not counted), ``arms`` (that are ranked), ``paper`` (its best place).
+    (arms that cannot be told from it, itself not counted; -1 where it is not ranked itself), ``arms`` (that are
+    ranked), ``paper`` (its best place).
     """
     metrics = [key for key in KNOWN if selection.headline[key].notna().any()]
     tidy = arms.compute(selection.scores, selection.cells, reference=selection.reference, columns=metrics)
@@ -89,7 +90,8 @@ def best_by_metric(selection: Selection) -> pd.DataFrame:
             {
                 "metric": metric, "arm": best, "value": table.loc[best, "value"], "sd": table.loc[best, "sd"],
                 "rank": ranks.get(best, float("nan")), "arms": int((table["seeds"] >= statistics.LEAST_SEEDS).sum()),
-                "tied": int((table["mark"] == "bold").sum()) - 1, "paper": _best_printed(str(metric)),
+                "tied": int((table["mark"] == "bold").sum()) - 1 if table.loc[best, "mark"] == "bold" else -1,
+                "paper": _best_printed(str(metric)),
                 **{key: table.loc[best, key] for key in ("draws", "seeds", "patients", "runs")},
             }
         )  # fmt: skip

@@ -1,7 +1,9 @@
 """Checks that cost nothing and that every table should pass, ours or published: what cannot be, and what is not done.
 
     †  impossible   mean Jaccard below D/(2-D) of the mean Dice; a share outside 0-1; Jaccard above Dice; a distance
-                    below 0; mean HD95 below the mean ASSD of the same unit (both are symmetric)
+                    below 0
+    †  unlikely     mean HD95 below the mean surface distance of the same unit: possible only where all error lies in
+                    less than 5 % of the surfaces, and else a sign of mixed units or columns
     ¶  empties      empty predictions or references among a row's cases: how many, and which
     §  rising       validation was still rising when training ended, in at least half of a row's runs
 
@@ -26,8 +28,8 @@ from vqseg.report.published import BROKEN, Published, breaks_convexity
 from vqseg.report.selection import Selection
 from vqseg.report.table import Row
 
-Kind = Literal["convexity", "range", "empties", "rising"]
-MARKS: Mapping[Kind, str] = {"convexity": "†", "range": "†", "empties": "¶", "rising": "§"}
+Kind = Literal["convexity", "range", "order", "empties", "rising"]
+MARKS: Mapping[Kind, str] = {"convexity": "†", "range": "†", "order": "†", "empties": "¶", "rising": "§"}
 
 SHARES = ("dice", "jaccard", "surface_dice", "lesion_sensitivity", "slice_consistency")
 PAIRS = (("hd95_voxel", "assd_voxel"), ("hd95_mm", "assd_mm"))
@@ -45,6 +47,15 @@ RISING = (
     f"§ Validation still rising at the end, in at least half of the row's runs: the Theil-Sen slope of the last third "
     f"of the teacher's validation Dice would add more than {MARGIN:g} points in another third of the run"
 )
+
+
+WORDS: Mapping[Kind, str] = {
+    "range": "† Cannot be",
+    "order": "† Unlikely: all error would lie in less than 5 % of the surfaces, or else units or columns are mixed up",
+    "empties": "¶ Empties, over classes and runs",
+    "rising": RISING,
+}
+"""What a footnote opens with."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ def of_published(rows: Iterable[Published]) -> list[Issue]:
             found.append(Issue("range", row.method, f"{', '.join(odd)} out of range in {row.source}"))
         for far, near in (("hd95_voxel", "asd_voxel"), ("hd95_mm", "asd_mm")):
             if far in known and near in known and known[far] < known[near]:
-                found.append(Issue("range", row.method, f"HD95 below ASD in {row.source}"))
+                found.append(Issue("order", row.method, f"HD95 below ASD in {row.source}"))
     return found
 
 
@@ -101,24 +112,28 @@ def footnotes(found: Iterable[Issue]) -> list[str]:
     for issue in found:
         by_kind.setdefault(issue.kind, []).append(issue)
     notes = [f"{BROKEN}"] if "convexity" in by_kind else []
-    for kind, before in (("range", "† Cannot be"), ("empties", "¶ Empties, over classes and runs"), ("rising", RISING)):
+    for kind, before in WORDS.items():
         if kind in by_kind:
             own = [f"{issue.row}: {issue.words}" for issue in by_kind[kind]]
             notes.append(f"{before}: {'; '.join(own[:FEW])}{_more(own)}.")
     return notes
 
 
-def banners(selection: Selection) -> list[str]:
-    """Return the banner that most runs had not converged, if so."""
-    table = rising(selection)
-    runs = int(table["rising"].sum())
-    if 2 * runs <= len(table):
+def banners(*selections: Selection) -> list[str]:
+    """Return the banner that most runs of a study had not converged, if so; of several studies it names them."""
+    said = []
+    for selection in {str(each.study["name"]): each for each in selections}.values():
+        table = rising(selection)
+        runs = int(table["rising"].sum())
+        if 2 * runs > len(table):
+            gain = table.loc[table["rising"], "gain"].median()
+            named = f" of {selection.study['name']}" if len(selections) > 1 else ""
+            said.append(f"{runs} of {len(table)} runs{named} (another third of it might add {gain:.1f} Dice points)")
+    if not said:
         return []
-    gains = table.loc[table["rising"], "gain"]
     return [
-        f"Not converged: validation was still rising in {runs} of {len(table)} runs when training ended "
-        f"(another third of the run might add {gains.median():.1f} Dice points). What longer training would show need "
-        "not be what is seen here."
+        f"Not converged: validation was still rising at the end of training in {', '.join(said)}. What longer training "
+        "would show need not be what is seen here."
     ]
 
 
@@ -182,7 +197,8 @@ def _out_of_range(rows: pd.DataFrame) -> list[Issue]:
     for far, near in PAIRS:
         means = rows.groupby("arm", sort=False)[[far, near]].mean()
         for arm in means.index[means[far] < means[near] - ROUNDING]:
-            found.append(Issue("range", str(arm), f"mean {far} below mean {near}"))
+            names = [MEASURES[key].header for key in (far, near)]
+            found.append(Issue("order", str(arm), f"mean {names[0]} below mean {names[1]}, {MEASURES[far].unit}"))
     return found
 
 

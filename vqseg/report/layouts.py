@@ -68,6 +68,11 @@ def seeds_of(grid: pd.DataFrame) -> int:
     return grid.index.get_level_values("seed").nunique() if grid.index.nlevels > 1 else len(grid)
 
 
+def draws_of(grid: pd.DataFrame) -> int:
+    """Return how many draws of the labelled patients a grid has."""
+    return grid.index.get_level_values("draw").nunique() if grid.index.nlevels > 1 else 1
+
+
 def combined(by_arm: Mapping[str, pd.DataFrame], weights: Mapping[str, float]) -> np.ndarray:
     """Return the weighted sum of the arms' grids, (S, P) or (D, S, P): see `layout`."""
     return layout(by_arm, weights).values

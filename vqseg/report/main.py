@@ -16,8 +16,9 @@ import pandas as pd
 
 from vqseg.errors import InputError
 from vqseg.records.run import RunFolder
-from vqseg.report import epsilon, gaps, label_ratio, main_tables
+from vqseg.report import epsilon, gaps, integrity, label_ratio, main_tables
 from vqseg.report.content import Report, Section
+from vqseg.report.integrity import Issue
 from vqseg.report.measures import MEASURES, measure_name
 from vqseg.report.options import Options
 from vqseg.report.rivals import MARK
@@ -32,9 +33,9 @@ UNKNOWN = "?"
 class Panel:
     """One table: what its rows agree in, the numbers, and the selections behind them.
 
-    ``numbers``: one line per (``row``, ``study``, ``labelled``): ``role``, ``seeds``, ``patients``, ``runs``, and mean
-    (``dice``) and sd over runs (``dice_sd``) of every measure in printed units. ``labelled`` is the number of labelled
-    patients in words.
+    ``numbers``: one line per (``row``, ``study``, ``labelled``): ``role``, ``marks`` (`integrity.MARKS`), ``seeds``,
+    ``patients``, ``runs``, and mean (``dice``) and sd over runs (``dice_sd``) of every measure in printed units.
+    ``labelled`` is the number of labelled patients in words. ``issues``: what the marks stand for.
     """
 
     data: str
@@ -46,6 +47,7 @@ class Panel:
     phantom: bool
     numbers: pd.DataFrame
     selections: list[Selection] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
 
     @property
     def counts(self) -> list[str]:
@@ -68,10 +70,12 @@ def build(store: Path, studies: list[dict[str, Any]], options: Options) -> Repor
 def of_selections(selections: list[Selection], options: Options, notes: list[str]) -> Report:
     """Build the report from studies that were selected already; ``notes`` say what is not in it."""
     panels = compute(selections, options)
+    shown = {id(each) for panel in panels for each in panel.selections}
+    notes = [*(_unshown(each) for each in selections if id(each) not in shown), *notes]
     known = list(dict.fromkeys(panel.data for panel in panels)) or ["acdc", "lc"]
     sections = [main_tables.section(panel, options, first=number == 0) for number, panel in enumerate(panels)]
     sections += [section for data in known if (section := main_tables.published_section(data, panels, options))]
-    if not panels:
+    if not selections:
         empty = (
             "No study has scores yet: 'vqseg study run NAME --data FOLDER' makes one, 'vqseg study list' names them."
         )
@@ -79,10 +83,16 @@ def of_selections(selections: list[Selection], options: Options, notes: list[str
     return Report(
         title="Methods by labels",
         question="How well does every method do with so many labelled patients, here and in print?",
-        banners=[],
+        banners=integrity.banners(*selections),
         summary=[*(main_tables.sentence(panel) for panel in panels), *notes],
         sections=sections,
     )
+
+
+def _unshown(selection: Selection) -> str:
+    """Say why a study that has scores has no row."""
+    name, part = selection.study["name"], selection.part
+    return f"Left out: of {name} neither the reference nor the best arm on validation is scored on {part}."
 
 
 def compute(selections: Iterable[Selection], options: Options) -> list[Panel]:
@@ -94,10 +104,21 @@ def compute(selections: Iterable[Selection], options: Options) -> list[Panel]:
         groups.setdefault((*same, each.part, each.protocol, _steps(each)), []).append(each)
     panels = []
     for (data, _, _, preset, part, protocol, steps), own in groups.items():
-        lines = [line for selection in own for line in _lines(selection, options)]
-        lines += [line for selection in own for line in _rivals(selection)]
+        lines, rivals, found = list[dict[str, Any]](), list[dict[str, Any]](), list[Issue]()
+        for selection in own:
+            issues = integrity.issues(selection)
+            marks = integrity.marks_of(issues)
+            mine, others = _lines(selection, options), _rivals(selection)
+            lines += [{**line, "marks": marks.get(line["arm"], "")} for line in mine]
+            rivals += [{**line, "marks": marks.get(line["arm"], "")} for line in others]
+            shown = {line["arm"] for line in (*mine, *others)}
+            where = f" ({selection.study['name']})" if len(own) > 1 else ""
+            found += [replace(issue, row=f"{issue.row}{where}") for issue in issues if issue.row in shown]
+        lines += rivals
+        if not lines:  # what is scored is neither the reference nor the best on validation
+            continue
         numbers, split = _merged(pd.DataFrame(lines)), str(own[0].study["split"]["name"])
-        panels.append(Panel(data, split, preset, part, protocol, steps, own[0].phantom, numbers, own))
+        panels.append(Panel(data, split, preset, part, protocol, steps, own[0].phantom, numbers, own, found))
     return sorted(panels, key=lambda panel: (panel.phantom, -len(panel.numbers)))
 
 
@@ -164,7 +185,8 @@ def _rivals(selection: Selection) -> list[dict[str, Any]]:
         own = cells[cells["arm"] == name]
         told = {_number(value) for value in own.get("labelled", [])} or {UNKNOWN}
         scores = selection.rivals.scores
-        named = {"row": f"{name} {MARK}", "study": "", "role": "rival", "labelled": ", ".join(sorted(told))}
+        named = {"row": f"{name} {MARK}", "study": "", "role": "rival", "arm": name}
+        named["labelled"] = ", ".join(sorted(told))
         lines.append(named | _measured(scores[scores["arm"] == name], selection.options))
     return lines
 
@@ -189,7 +211,7 @@ def _merged(numbers: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for _, own in numbers.groupby(["runs", "labelled"], sort=False):
         first = own.iloc[0].to_dict()
-        for key, between in (("row", " = "), ("study", ", "), ("role", ", ")):
+        for key, between in (("row", " = "), ("study", ", "), ("role", ", "), ("marks", " ")):
             first[key] = between.join(word for word in dict.fromkeys(own[key]) if word)
         parts.append(first)
     return pd.DataFrame(parts).drop(columns="arm", errors="ignore")

@@ -56,7 +56,8 @@ def tabulate(panel: "Panel", options: Options, *, first: bool = True) -> Table:
         values = [_value(of.get(count), key, options) for count, key in columns]
         cells = [Cell(_seeds(own)), *values, Cell(roles or "—"), Cell(str(study) or "—")]
         rival = str(name).endswith(MARK)
-        rows.append(Row(str(name), cells, ruled=rival and not ruled))
+        marks = " ".join(dict.fromkeys(" ".join(own["marks"]).split()))
+        rows.append(Row(f"{name} {marks}".rstrip(), cells, ruled=rival and not ruled))
         ruled = ruled or rival
     inside = matching(panel)
     rows += [_published_row(row, columns, options, ruled=number == 0) for number, row in enumerate(inside)]
@@ -168,7 +169,7 @@ def _notes(panel: "Panel", inside: list[Published]) -> list[str]:
     notes = [f"{MARK} scored from predictions, run elsewhere; ?: not told."] if _has_rivals(panel) else []
     if other := other_code(panel):
         notes.append(f"Code that these studies share and that was not the same in all of them: {', '.join(other)}.")
-    notes += integrity.footnotes(integrity.of_published(inside))
+    notes += integrity.footnotes([*panel.issues, *integrity.of_published(inside)])
     notes += [companions.note_of(row) for row in inside]
     return list(dict.fromkeys(notes))
 

@@ -14,7 +14,7 @@ from vqseg.errors import InputError, nearest, pick
 from vqseg.files import digest
 from vqseg.records import index
 from vqseg.records.run import STATUS
-from vqseg.report import REPORTS, report_of
+from vqseg.report import REPORTS, folder_name, report_of
 from vqseg.report.drawn import Drawn, code, of_files
 from vqseg.report.options import PROJECTIONS, Options
 
@@ -95,7 +95,7 @@ def make(
 
 def folder_of(store: Path, study: dict[str, Any], kind: str) -> Path:
     """Return where a report of a study lies; its generic report must not replace one of its own."""
-    folder = store / "reports" / str(study["name"])
+    folder = store / "reports" / folder_name(study)
     return folder if kind == report_of(study) else folder / kind
 
 
@@ -155,6 +155,7 @@ def _key(wanted: Wanted, asked: list[Any], rivals: Iterable[str]) -> str:
         runs = [store / "runs" / identity for identity in [*own, *rivals]]
         files = [path / name for path in dict.fromkeys(runs) for name in FILES]
         files += sorted((store / "runs").glob(f"*/{STATUS}")) + sorted((store / "claims").glob("*.yaml"))
+        files += sorted((store / "priors").glob("*/prior.json"))
         files += [Path(study["data"].get("root", "?")) / "manifest.json" for study in studies]
         parts += [str(store.absolute()), studies, [index.failures(store, study) for study in studies], of_files(files)]
     return digest(parts, 32)

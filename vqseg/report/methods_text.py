@@ -3,9 +3,11 @@
 Where the runs of a group differ in a setting, all its values are told; what no run has is left out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import pandas as pd
 
 from vqseg.errors import InputError
 from vqseg.records.run import RunFolder
@@ -72,7 +74,7 @@ def write(selections: list[Selection]) -> Text:
         configs = [config for own in group for config in _configs(own)]
         if configs:
             named = _listed((str(own.study["name"]) for own in group), "and")
-            words = [_data(text, group[0], data, split), *_training(text, configs, preset), f"Studies: {named}."]
+            words = [_data(text, group, data, split), *_training(text, configs, preset), f"Studies: {named}."]
             text.paragraphs.append(" ".join(words))
     if text.paragraphs:
         text.paragraphs += [_scoring(text, selections), _statistics(text, selections)]
@@ -90,8 +92,8 @@ def _configs(selection: Selection) -> list[dict[str, Any]]:
     return found
 
 
-def _data(text: Text, selection: Selection, data: str, split: str) -> str:
-    used = selection.used
+def _data(text: Text, group: Sequence[Selection], data: str, split: str) -> str:
+    used = pd.concat([own.used for own in group], ignore_index=True)
     counts = []
     for part in ("labelled", "unlabelled", "val", "test", "devtest"):
         column = f"split.parts.{part}.patients"
@@ -99,7 +101,7 @@ def _data(text: Text, selection: Selection, data: str, split: str) -> str:
         if known:
             counts.append(f"{' or '.join(map(str, known))} {'validation' if part == 'val' else part}")
     keys = next((keys for name, keys in DATA.items() if data.casefold().startswith(name)), ())
-    kind = "synthetic images" if selection.phantom else "data set"
+    kind = "synthetic images" if group[0].phantom else "data set"
     return f"The {kind} {data}{text.cite(*keys)} was split by patient ({split}: {', '.join(counts)} patients)."
 
 

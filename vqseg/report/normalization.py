@@ -226,10 +226,11 @@ def _when(selection: Selection, crossing: Crossing, curves: pd.DataFrame) -> Sec
 
 
 def looked_at(selection: Selection, crossing: Crossing, curves: pd.DataFrame) -> Table:
-    """Tabulate the teacher's validation Dice, perturbation minus none, at four moments of training."""
+    """Tabulate the teacher's validation Dice, perturbation minus none, at up to four moments of training."""
     own = curves[curves["network"] == "teacher"]
     last, decimals = own["step"].max(), selection.options.decimals
-    steps = [min(own["step"].unique(), key=lambda step: abs(step - share * last)) for share in LOOKS_AT]
+    nearest = [min(own["step"].unique(), key=lambda step: abs(step - share * last)) for share in LOOKS_AT]
+    steps = list(dict.fromkeys(nearest))
     rows: list[Row] = []
     tidy: list[dict[str, Any]] = []
     for row in (row for row in crossing.rows if row != NONE):
@@ -243,10 +244,11 @@ def looked_at(selection: Selection, crossing: Crossing, curves: pd.DataFrame) ->
                 tidy.append({"arm": row, ACROSS: column, "step": step, "value": values.mean(), "seeds": len(values)})
             rows.append(Row(f"{row}, {column}", cells, ruled=bool(rows) and column == crossing.columns[0]))
     caption = (
-        "The teacher's validation Dice, perturbation minus none of the same seed and statistics, at four moments; mean "
-        f"± sd over seeds. A loss that is gone at the end was a delay, no damage. {conditions(selection, 'validation')}"
+        "The teacher's validation Dice, perturbation minus none of the same seed and statistics, at up to four "
+        "moments; mean ± sd over seeds. A loss that is gone at the end was a delay, no damage. "
+        f"{conditions(selection, 'validation')}"
     )
-    headers = ["minus none", *(f"step {step:,.0f}" for step in dict.fromkeys(steps))]
+    headers = ["minus none", *(f"step {step:,.0f}" for step in steps)]
     frame = pd.DataFrame(tidy).assign(column="validation dice minus none")
     return Table("when", "Perturbation minus none, by when one looks", headers, rows, caption, frame)
 

@@ -8,14 +8,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vqseg.errors import InputError
+from vqseg import assets
+from vqseg.errors import InputError, nearest
 from vqseg.records.run import RunFolder
 from vqseg.report import reach
 from vqseg.report.claim import Claim, Premise
 from vqseg.report.evidence import Evidence, Part, Record, gather
 from vqseg.report.numbers import interval, signed
 from vqseg.report.selection import Selection
-from vqseg.report.verdict import rule
+from vqseg.report.verdict import rule_each
 
 SAID = {
     "no finished run has scores": ("nothing scored", "finish the study"),
@@ -41,7 +42,12 @@ class Obstacle:
 
 
 def not_run(claim: Claim) -> Obstacle:
-    """There is no such study."""
+    """There is no such study in the store, or nowhere."""
+    known = assets.names("studies")
+    if claim.study not in known:
+        close = nearest(claim.study, known)
+        words = f"Study {claim.study!r} is neither in the store nor built in{close}; one of your own must be run first."
+        return Obstacle("study unknown", words, f"run {claim.study}{close}")
     words = f"Study {claim.study} was not run{' in its supervised form' if claim.form == 'supervised' else ''}."
     return Obstacle("study not run", words, f"run {claim.study}")
 
@@ -168,10 +174,16 @@ def _premise(premise: Premise, claim: Claim, record: Record) -> list[Obstacle]:
     evidence = gather(premise, record, claim.metric, sign)
     if evidence.parts and not evidence.missing and not evidence.skipped and not evidence.ambiguous:
         estimates = [part.moments.observed for part in evidence.parts]
-        if rule("effect", estimates, premise.margin).confirmed:
+        told = [bool(each.confirmed) for each in rule_each("effect", estimates, premise.margin)]
+        if all(told):
             return []
-        low, high = sorted(sign * float(end) for end in estimates[0].interval())
-        said = f"{signed(sign * float(estimates[0].value), 2)} {interval(low, high, 2)}".strip()
+        failed = told.index(False)
+        low, high = sorted(sign * float(end) for end in estimates[failed].interval())
+        said = f"{signed(sign * float(estimates[failed].value), 2)} {interval(low, high, 2)}".strip()
+        said += f", {evidence.parts[failed].words}"
         return [Obstacle("premise not met", f"{premise.says}: not confirmed ({said}).", "nothing to explain so far")]
-    lost = ", ".join([*evidence.missing, *evidence.skipped]) or evidence.ambiguous
+    if evidence.ambiguous:
+        words = f"{premise.says}: cannot be tested, {evidence.ambiguous}."
+        return [Obstacle("premise not tested", words, "narrow the claim's file")]
+    lost = ", ".join([*evidence.missing, *evidence.skipped])
     return [Obstacle("premise not tested", f"{premise.says}: cannot be tested, {lost} missing.", f"run {lost}")]

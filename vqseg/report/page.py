@@ -80,7 +80,7 @@ def parts(report: Report, around: Around, drawn: Drawn) -> list[Path]:
     written: list[Path] = []
     for each in tables:
         forms = {".md": table.markdown(each), ".tex": table.latex(each), ".csv": table.csv_text(each)}
-        forms["-cells.csv"] = each.tidy.to_csv(index=False)
+        forms["-cells.csv"] = table.tidy_text(each)
         written += [drawn.put(f"{each.name}{ending}", words) for ending, words in forms.items()]
     kinds: dict[bool, list[Picture]] = {False: [], True: []}
     for each in tables:

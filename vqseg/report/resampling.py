@@ -23,7 +23,10 @@ SHARE = 0.95
 
 @dataclass(frozen=True)
 class Cube:
-    """Scores (A, D, S, P) of the arms that share runs and patients, and the names of all four; ``lost`` arms do not."""
+    """Scores (A, D, S, P) of the arms that share runs and patients, and the names of all four; ``lost`` arms do not.
+
+    ``left_out``: runs of the arms that are here, because another arm lacks theirs.
+    """
 
     values: np.ndarray
     arms: list[str]
@@ -31,6 +34,7 @@ class Cube:
     draws: int
     patients: int
     lost: list[str]
+    left_out: int = 0
 
 
 def cube(scores: pd.DataFrame, arms: list[str]) -> Cube | None:
@@ -38,12 +42,19 @@ def cube(scores: pd.DataFrame, arms: list[str]) -> Cube | None:
 
     Args:
         scores: as `statistics.assess` takes them.
-        arms: which, in order. An arm that has fewer than two seeds where others have more is ``lost``, not the seeds.
+        arms: which, in order. An arm that has fewer than two seeds, or draws, where others have more is ``lost``, not
+            their seeds or draws.
     """
     by_arm = layouts.grids(scores)
     there = [arm for arm in arms if arm in by_arm]
     most = max((layouts.seeds_of(by_arm[arm]) for arm in there), default=0)
-    kept = [arm for arm in there if layouts.seeds_of(by_arm[arm]) >= min(most, layouts.ENOUGH)]
+    draws = max((layouts.draws_of(by_arm[arm]) for arm in there), default=0)
+    kept = [
+        arm
+        for arm in there
+        if layouts.seeds_of(by_arm[arm]) >= min(most, layouts.ENOUGH)
+        and layouts.draws_of(by_arm[arm]) >= min(draws, layouts.ENOUGH)
+    ]
     if not kept:
         return None
     rows, patients = by_arm[kept[0]].index, by_arm[kept[0]].columns
@@ -57,7 +68,8 @@ def cube(scores: pd.DataFrame, arms: list[str]) -> Cube | None:
     seeds = list(dict.fromkeys(rows.get_level_values(rows.nlevels - 1)))
     shaped = values.reshape(len(kept), -1, len(seeds), values.shape[-1])
     lost = [arm for arm in arms if arm not in kept]
-    return Cube(shaped, kept, seeds, shaped.shape[1], shaped.shape[3], lost)
+    left_out = sum(len(by_arm[arm]) - len(rows) for arm in kept)
+    return Cube(shaped, kept, seeds, shaped.shape[1], shaped.shape[3], lost, left_out)
 
 
 def means(own: Cube, kind: str, *, resamples: int = RESAMPLES) -> np.ndarray:

@@ -108,8 +108,9 @@ def _ranks(selection: Selection, own: Cube, metric: str) -> Section:
 
 def _gaps(own: Cube) -> list[str]:
     lost = f"Left out, for want of runs that the others have too: {', '.join(own.lost)}." if own.lost else ""
+    some = f"{own.left_out} runs of the arms shown are left out: another arm lacks theirs." if own.left_out else ""
     one = "One seed: drawing seeds again changes nothing." if len(own.seeds) < 2 else ""
-    return [words for words in (lost, one) if words]
+    return [words for words in (lost, some, one) if words]
 
 
 def _table(selection: Selection, own: Cube, table: pd.DataFrame, metric: str) -> Table:

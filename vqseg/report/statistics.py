@@ -185,11 +185,13 @@ def marks_of_grids(by_arm: Mapping[str, pd.DataFrame], *, higher_is_better: bool
         return {}
     layout_of, result = _tested(by_arm, _against(order[0], order))
     adjusted = dict(zip(layout_of, _adjusted(layout_of, result)))
+    # Means are over an arm's own runs, contrasts over the runs that two share: they may order two arms differently.
+    behind = {arm: sign * estimate < 0 for arm, estimate in zip(layout_of, result.estimate)}
     sizes = {arm: layout.values.shape[-2:] for arm, layout in layout_of.items()}
     told = [arm for arm, (seeds, patients) in sizes.items() if seeds >= LEAST_SEEDS and patients >= 2]
     if not told:
         return {}
-    worse = {arm for arm in told if adjusted[arm] * (len(told) + 1) / 2 < ALPHA}
+    worse = {arm for arm in told if behind[arm] and adjusted[arm] * (len(told) + 1) / 2 < ALPHA}
     found = {order[0]: "bold", **{arm: "bold" for arm in told if arm not in worse}}
     second = next((arm for arm in order if arm in worse), None)
     return found | ({second: "underline"} if second else {})
@@ -233,7 +235,10 @@ def covers(draws: int) -> str:
         draws: how many draws of labelled patients its layout has.
     """
     if draws > 1:
-        return "Intervals are for new seeds, patients and draws of labelled patients."
+        return (
+            "Intervals are for new seeds, patients and draws of labelled patients; where a row has one draw alone (its "
+            "tip names none), for that draw."
+        )
     return "Intervals are for new seeds and patients, and for these labelled patients."
 
 

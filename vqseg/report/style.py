@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 
 from vqseg import assets
 from vqseg.files import replacing
@@ -114,6 +115,19 @@ def watermark(figure: Figure, text: str = "phantom") -> None:
         0.5, 0.5, text, fontsize=size, color="#000000", alpha=0.13, ha="center", va="center", rotation=20,
         zorder=100, path_effects=[withStroke(linewidth=2, foreground="white", alpha=0.35)],
     )  # fmt: skip
+
+
+def take_literally(figure: Figure) -> None:
+    """Show the dollars of names as they are: between two of them matplotlib would read a formula.
+
+    Its own formulas are the numbers of logarithmic axes.
+    """
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_ticklabels(which="both")  # makes those that are not there yet
+    for words in figure.findobj(Text):
+        if isinstance(words, Text) and r"\mathdefault" not in words.get_text():
+            words.set_parse_math(False)
 
 
 def save(figure: Figure, folder: Path, name: str) -> dict[str, Stamp]:

@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -118,7 +119,7 @@ def csv_text(table: Table) -> str:
     """Return the words as CSV, without marks."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.headers)
+    writer.writerow(map(_inert, table.headers))
     writer.writerows([_inert(row.label), *(_inert(cell.text) for cell in row.cells)] for row in table.rows)
     return out.getvalue()
 
@@ -179,10 +180,20 @@ def _one_line(words: str) -> str:
 
 def escape(words: str) -> str:
     """Return ``words`` for LaTeX: specials escaped, characters that pdflatex lacks replaced."""
-    return "".join(_TEX.get(char, char if ord(char) < 0x180 else "?") for char in words)
+    return "".join(_TEX.get(char, char if _is_set(char) else "?") for char in words)
+
+
+def _is_set(char: str) -> bool:
+    """Whether pdflatex sets a letter with its own fonts."""
+    return char in " \t" or (char.isprintable() and ord(char) < 0x180 and char not in _NOT_SET)
+
+
+_NOT_SET = "ĦħĸĿŀŉŦŧſ\u00ad"
 
 
 _TEX = {
+    # After the end of a row LaTeX reads a bracket or a star as its own.
+    "[": "{[}", "*": "{*}",
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": r"$-$", "—": "--", "–": "--", "Δ": r"$\Delta$",
@@ -233,6 +244,23 @@ def _tex_cell(cell: Cell) -> str:
     return rf"\underline{{{words}}}" if cell.mark == "underline" else words
 
 
+_NUMBERS = r"[+-]?[\d.][\d.,e+\- ]*( ?[±%\[(][\d.,±%\[\]()+\-− ]*)?"
+"""A number, with a spread, an interval or a unit of percent behind it."""
+
+
+def tidy_text(table: Table) -> str:
+    """Return the numbers behind a table as CSV, names in it inert."""
+    names = table.tidy.select_dtypes(exclude="number").columns
+    tidy = table.tidy.assign(**{str(name): [_inert_value(value) for value in table.tidy[name]] for name in names})
+    return str(tidy.rename(columns=lambda name: _inert(str(name))).to_csv(index=False))
+
+
+def _inert_value(value: Any) -> Any:
+    return _inert(value) if isinstance(value, str) else value
+
+
 def _inert(words: str) -> str:
-    """Keep a spreadsheet from reading a name as a formula."""
-    return "'" + words if words[:1] in ("=", "+", "@", "\t") and not re.match(r"\+[\d.]", words) else words
+    """Keep a spreadsheet from reading a name as a formula, and a line from ending inside of one."""
+    words = re.sub(r"[\r\n\t]+", " ", words).strip()
+    suspect = words[:1] in ("=", "+", "-", "@") and not re.fullmatch(_NUMBERS, words)
+    return "'" + words if suspect else words

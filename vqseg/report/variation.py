@@ -46,8 +46,9 @@ def section(selection: Selection, wanted: Mapping[str, list[Contrast]], *, group
         if len(draws):
             said.append(
                 f"Of the variance of mean {kind}, who is labelled makes {100 * draws['share'].min():.0f} to "
-                f"{100 * draws['share'].max():.0f} %; one more draw moves them by {draws['sd'].median():.2f} "
-                f"{MEASURES[measure_name(selection.options.metric)].short(selection.protocol)} (median sd)."
+                f"{100 * draws['share'].max():.0f} %; from one draw to another they differ by an sd of "
+                f"{draws['sd'].median():.2f} "
+                f"{MEASURES[measure_name(selection.options.metric)].short(selection.protocol)} (the median)."
             )
     return Section("What it varies with", said, tables)
 
