@@ -519,6 +519,17 @@ def test_what_another_studys_search_gave_up_is_new_here(desk, phantom_root):
     assert (row["state"], row["step"]) == ("pruned", 3)
 
 
+def test_what_a_study_is_to_be_scored_again_by_is_looked_at_first(vqseg, desk, phantom_root, monkeypatch):
+    folder, _ = prepared(desk, phantom_root)
+    (desk / "again.yaml").write_text("question: Why?\nrescore: {protocols: [scam]}\n")
+    words = ("study", "run", "again.yaml", "--of", folder.name, "--store", folder.store, "--dry-run")
+    code, _, err = vqseg(*words)
+    assert code == 2 and "did you mean 'scan'" in err and err.count("\n") == 1
+    (desk / "again.yaml").write_text("question: Why?\nrescore: {protocols: [scan]}\n")
+    code, _, err = vqseg(*words, "--part", "train")
+    assert code == 2 and err.count("\n") == 1 and "train" in err
+
+
 def test_the_forecast_counts_a_searchs_trials_and_an_arms_own_steps(desk, phantom_root):
     folder, record = prepared(desk, phantom_root, arms=("none",))
     text = forecast(folder, {**record, "search": {"budget": 9}}, 1)

@@ -1,5 +1,6 @@
 """What `vqseg codes` records of a run's tokens, and the figures of codes that are made from it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,21 @@ def test_the_command_takes_runs_and_studies(trained, command):
     assert (code, out.count("\n")) == (0, 1) and out.rstrip().endswith("tokens of val, there already")
     code, _, err = command("codes", "nobody", "--store", trained.store)
     assert code == 2 and err.count("\n") == 1 and "run 'nobody': no such run" in err
+
+
+def test_a_run_that_kept_no_weights_costs_no_other(trained, command, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(trained.store, store)
+    bare = RunFolder(store, "0" * 16)
+    shutil.copytree(RunFolder(store, trained.identity).path, bare.path)
+    for path in bare.path.rglob("*.safetensors"):
+        path.unlink()
+    for path in RunFolder(store, trained.identity).path.glob("tokens-*"):
+        path.unlink()
+    code, out, err = command("codes", bare.identity, trained.identity, "--part", "val", "--store", store)
+    assert code == 1 and out.rstrip().endswith("tokens of val")
+    assert err.startswith("a run: not recorded: ") and err.count("\n") == 1
+    assert command("codes", bare.identity, "--part", "val", "--store", store)[0] == 2
 
 
 # --- transitions -----------------------------------------------------------------------------------

@@ -171,6 +171,15 @@ def own_generator(self, quantized, codes, generator):
     return Replaced.draw(self, quantized, codes, torch.Generator().manual_seed(7))
 
 
+def kept_at_first(self, *, rate=0.5):
+    self.rate = self.first = check_rate(rate)
+
+
+def fixed_at_first(self, quantized, codes, generator):
+    changed = bernoulli(quantized.indices.shape, self.first, generator)
+    return torch.where(changed, (quantized.indices + 1) % len(codes), quantized.indices)
+
+
 def every_second(self, quantized, codes, generator):
     return quantized.indices.roll(1, 1) if self.rate else quantized.indices
 
@@ -183,6 +192,7 @@ def every_second(self, quantized, codes, generator):
         ({"draw": own_generator}, "another generator", "pass generator=generator.*'deterministic = True'"),
         ({"draw": every_second}, "another generator", "another result from another generator, saw the same"),
         ({"draw": every_second, "deterministic": True}, None, ""),
+        ({"draw": fixed_at_first, "__init__": kept_at_first}, "set later acts", "after rate = 0, a number.*self.rate"),
         ({"draw": lambda s, q, c, g: q.indices, "deterministic": True}, "rate 1 changes", "return other tokens"),
     ],
 )

@@ -4,6 +4,7 @@ from vqseg import experiment
 from vqseg.config import load_config
 from vqseg.errors import InputError
 from vqseg.manifest import read_manifest, read_split
+from vqseg.plan import relabelled
 
 
 def plan(root, store, tiny, *overrides):
@@ -44,6 +45,30 @@ def test_draws_differ_repeat_and_are_nested(planned):
     assert len(sets) > 1
     again = planned("data.labelled_share=0.34", "data.draw=2")
     assert again.identity == small.identity and again.split.parts == small.split.parts
+
+
+def test_the_same_patients_are_the_same_run_whatever_draw_they_came_of(planned):
+    seen = {}
+    for number in range(24):
+        made = planned("data.labelled_share=0.34", f"data.draw={number}")
+        order = {part: made.split.parts[part] for part in ("labelled", "unlabelled")}
+        assert seen.setdefault(made.identity, order) == order
+    assert 1 < len(seen) < 24
+    base = planned()
+    count, total = len(base.split.parts["labelled"]), len(pool(base))
+    again = planned(f"data.labelled_share={count / total}")
+    assert again.identity == base.identity and again.split == base.split
+
+
+def test_a_share_that_has_no_masks_is_named(planned):
+    base = planned()
+    kept = {*base.split.parts["labelled"], *base.split.parts["val"], *base.split.parts["test"]}
+    bare = {"mask": None, "mask_sha256": None, "class_voxels": None}
+    scans = [scan if scan.patient in kept else scan.model_copy(update=bare) for scan in base.manifest.scans]
+    manifest = base.manifest.model_copy(update={"scans": scans})
+    config = load_config("smoke", ["data.labelled_share=1.0"])
+    with pytest.raises(InputError, match=r"labelled_share 1 \(\d+ of \d+ patients\): .*masks; leave it, or its arm"):
+        relabelled(manifest, base.split, config)
 
 
 def test_a_share_is_rounded_down_and_never_nobody(planned):

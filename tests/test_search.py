@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from vqseg import experiment
+from vqseg.cli.studies import prepared
 from vqseg.config import load_config
 from vqseg.errors import InputError
 from vqseg.experiment import Pruned
@@ -23,7 +24,7 @@ from vqseg.study import search, standing, worker
 from vqseg.study.cells import Request, plan_cell, prepare
 from vqseg.study.queue import Queue
 from vqseg.study.runner import Settings, run_study
-from vqseg.study.space import Search
+from vqseg.study.space import Axis, Search
 from vqseg.validation import Validation
 
 STUDY = {
@@ -131,6 +132,22 @@ def measured(self, teacher, student, perturbation):
 
 
 @pytest.mark.parametrize(
+    ("axis", "sampled", "kept"),
+    [
+        ({"low": 1000, "high": 1010, "step": 0.5}, 1000.5, 1000.5),
+        ({"low": 0.1, "high": 0.5, "step": 0.1}, 0.1 + 0.2, 0.3),
+        ({"low": 10000, "high": 10004}, 10001.23456, 10001.235),
+        ({"low": 0, "high": 0.9}, 0.123456, 0.1235),
+        ({"low": 1e-5, "high": 1, "log": True}, 1.23456e-5, 1.235e-5),
+        ({"low": 1, "high": 9, "step": 1}, 3.0, 3),
+        ({"low": 0.001, "high": 0.0012}, 0.0011999999, 0.0012),
+    ],
+)
+def test_a_sampled_number_keeps_digits_of_its_range(axis, sampled, kept):
+    assert Axis.model_validate(axis).tidied(sampled) == kept
+
+
+@pytest.mark.parametrize(
     ("axis", "why"),
     [
         ({"low": 0, "high": 1, "log": True}, "a log scale has no 0; expected low above 0"),
@@ -171,11 +188,13 @@ def test_a_space_that_cannot_be_is_refused(space, budget, why):
         ({"space": {"network.encoder": {"choices": ["a", "b"]}}}, "network.encoder is no single value"),
         ({"space": {"perturbation.rate": {"low": 0.1, "high": 1.5}}}, "search.space, highest values: .*rate"),
         ({"seeds": [0, 1]}, "a search trains one run per trial"),
-        ({"arms": []}, "starts at its reference arm"),
+        ({"arms": []}, "arms: expected at least one row"),
     ],
 )
 def test_a_search_that_cannot_be_is_one_line_and_writes_nothing(desk, changes, why):
     desk.define(**changes)
+    with pytest.raises(InputError, match=why):  # before it starts, and in a dry run
+        prepared([Request(str(desk.folder / "mini.yaml"), desk.store, desk.root)], Settings(mirror=False))
     with pytest.raises(InputError, match=why) as error:
         desk.begin()
     assert "\n" not in str(error.value) and not list(desk.store.rglob("study.json"))

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from test_foundation import make_folder
 
+from vqseg.cli import forecast
 from vqseg.config import load_config
 from vqseg.errors import InputError
 from vqseg.files import read_yaml, write_yaml
+from vqseg.manifest import read_manifest
 from vqseg.records.run import RunFolder
 from vqseg.study import standing
 from vqseg.study.cells import Request, cell_config, plan_cell, prepare, write
@@ -70,9 +73,29 @@ def test_the_first_draw_is_the_study_without_draws(study):
 
 def test_where_all_are_labelled_there_is_one_draw(study):
     everybody = {"family": "all", "set": {"data.labelled_share": 1.0}}
-    _, record, _ = study([NONE, everybody], draws=4)
+    _, record, said = study([NONE, everybody], draws=4)
     assert [name for name in names(record) if name.startswith("all")] == ["all, seed 0"]
     assert len(names(record)) > 2
+    assert "note: draws 1, 2, 3 of 'all': the same labelled patients as in an earlier draw, left out" in said
+    with pytest.raises(InputError, match="--draws 2: every draw labels the same patients"):
+        study([everybody], reference="all", draws=2)
+
+
+def test_the_masks_of_every_draw_are_looked_at(study, phantom_root, tmp_path):
+    root = tmp_path / "damaged"
+    shutil.copytree(phantom_root, root)
+    folder, record, _ = study(draws=4)
+    first, others = set(), set()
+    for cell in record["cells"]:
+        labelled = plan_cell(record, folder.store, cell).split.parts["labelled"]
+        (others if cell["draw"] else first).update(labelled)
+    patient = min(others - first)
+    mask = root / next(scan.mask for scan in read_manifest(root).scans if scan.patient == patient)
+    mask.write_bytes(mask.read_bytes()[:60])
+    request = Request("mini.yaml", tmp_path / "other", root)
+    assert prepare(request)[1]["cells"]
+    with pytest.raises(InputError, match=mask.name):
+        prepare(replace(request, draws=4))
 
 
 def test_an_extended_study_loses_no_draw(study):
@@ -227,6 +250,15 @@ def test_what_the_user_sets_holds_in_such_an_arm_and_what_its_row_sets_stays(stu
     assert (found.augment.flip_probability, found.augment.rotation_degrees) == (0.75, 3)
     assert (found.schedule.power, found.schedule.warmup_steps) == (0.5, 2)
     assert (found.method.options["confidence"], found.train.steps, found.perturbation.name) == (0.9, 2, "shuffle")
+
+
+def test_steps_hold_in_such_an_arm_too(study, theirs):
+    record = study([NONE, THEIRS], steps=3)[1]
+    assert [config(record, f"{arm}, seed 0").train.steps for arm in ("none", "theirs")] == [3, 3]
+    assert study([NONE, THEIRS], overrides=("train.steps=3",))[1]["cells"] == record["cells"]
+    with pytest.raises(InputError, match="--steps and --set train.steps: both are given"):
+        study([NONE, THEIRS], steps=3, overrides=("train.steps=3",))
+    assert forecast._length_of(record, record["cells"])[0] == 3
 
 
 def test_an_option_that_a_presets_part_does_not_have_is_left_out_there(study, theirs):

@@ -120,6 +120,9 @@ def plan(config: Config, *, root: Path, split: str | None, store: Path) -> Plan:
 def relabelled(manifest: Manifest, split: Split, config: Config) -> Split:
     """Return the split with the labelled patients that ``data.labelled_share`` and ``data.draw`` ask for.
 
+    They stand in the manifest's order, or in the split's own where they are its own: a run is known by who is labelled,
+    so nothing of it may depend on how they came to be.
+
     Raises:
         InputError: so many have no masks.
     """
@@ -131,9 +134,15 @@ def relabelled(manifest: Manifest, split: Split, config: Config) -> Split:
     # 5 % of 70 patients are 3, as in SSL4MIS; what a product misses by rounding is no patient less.
     count = len(labelled) if share is None else max(int(share * pool + 1e-9), 1)
     try:
-        return draw(manifest, split, name=split.name, labelled=str(count), seed=number or None)
+        drawn = draw(manifest, split, name=split.name, labelled=str(count), seed=number or None)
     except InputError as error:
-        raise InputError(f"data.labelled_share: {error}") from None
+        asked = "data.draw" if share is None else f"data.labelled_share {share:g} ({count} of {pool} patients)"
+        raise InputError(f"{asked}: {str(error).partition(': ')[2] or error}; leave it, or its arm, out") from None
+    if all(set(drawn.parts[part]) == set(split.parts.get(part, [])) for part in ("labelled", "unlabelled")):
+        return split
+    place = {patient: number for number, patient in enumerate(manifest.patients)}
+    parts = {part: sorted(drawn.parts[part], key=place.__getitem__) for part in ("labelled", "unlabelled")}
+    return drawn.model_copy(update={"parts": {**drawn.parts, **parts}})
 
 
 def _redraws(config: Config) -> bool:

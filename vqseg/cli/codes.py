@@ -27,12 +27,23 @@ def codes(
     store: Store = DEFAULT_STORE,
 ) -> None:
     """Record which code every token of a part took; 'vqseg report codebook' then shows what codes stand for."""
+    from vqseg.errors import InputError
     from vqseg.token_codes import record
 
-    for folder in _runs(store, names):
-        made = record(folder, part=part, root=data, device=device, allow_code=allow_code)
+    runs, failed = _runs(store, names), 0
+    for folder in runs:
+        try:
+            made = record(folder, part=part, root=data, device=device, allow_code=allow_code)
+        except InputError as error:
+            if len(runs) == 1:
+                raise
+            failed += 1
+            typer.echo(f"{folder.status()['name']}: not recorded: {error}", err=True)
+            continue
         said = f"{made.tokens:,} tokens of {made.part}" + ("" if made.anew else ", there already")
         typer.echo(f"{folder.status()['name']} ({folder.identity}): {said}")
+    if failed:
+        raise typer.Exit(2 if failed == len(runs) else 1)
 
 
 def _runs(store: Path, names: list[str]) -> list["RunFolder"]:

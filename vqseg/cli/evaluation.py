@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import typer
 
 from vqseg.cli.studies import complete_mirror
-from vqseg.errors import InputError
+from vqseg.errors import InputError, pick
 
 
 class How(NamedTuple):
@@ -62,6 +62,10 @@ def rescore(study: str, of: str | None, part: str | None, store: Path, how: How,
         raise InputError(f"--of {of}: was itself scored again; name the study that was trained, {source['of']}")
     require_scorable(part or "")
     part = part or _test_part(source)
+    able, _ = _applicable(source, part)
+    for name in definition.rescore.protocols:
+        if name != "all":
+            pick(name, able, f"protocol for {part}, in study {stem}")
     folder = StudyFolder(store, f"{stem}-{source['name']}")
     old = folder.read() if (folder.path / "study.json").is_file() else {"of": source["name"]}
     if old.get("of") != source["name"]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import typer
 
 from vqseg.cli.studies import prepared
-from vqseg.config import load_config, with_overrides
+from vqseg.config import load_config
 from vqseg.errors import InputError
 from vqseg.manifest import read_manifest, read_split, scans_of
 from vqseg.parts import code_in
@@ -119,10 +119,13 @@ def forecast(
 
 def _length_of(record: dict[str, Any], todo: list[dict[str, Any]]) -> tuple[int, int]:
     """Return steps and validations of a cell, the mean of those that are left where arms train for longer or less."""
-    trees = {arm["label"]: with_overrides(record["base_config"], arm["overrides"]) for arm in record["arms"]}
-    trains = [trees[cell["arm"]]["train"] for cell in todo] or [record["base_config"]["train"]]
-    steps = [int(train["steps"]) for train in trains]
-    validations = [math.ceil(train["steps"] / train["validate_steps"]) for train in trains]
+    allowed = bool(code_in(record))
+    of_arm = {cell["arm"]: cell for cell in todo}  # neither seed nor draw changes how long a run is
+    lengths = {arm: cell_config(record, cell, allow_code=allowed).train for arm, cell in of_arm.items()}
+    base = record["base_config"]["train"]
+    steps = [lengths[cell["arm"]].steps for cell in todo] or [int(base["steps"])]
+    every = [lengths[cell["arm"]].validate_steps for cell in todo] or [int(base["validate_steps"])]
+    validations = [math.ceil(each / between) for each, between in zip(steps, every)]
     return round(statistics.mean(steps)), round(statistics.mean(validations))
 
 

@@ -126,7 +126,11 @@ def prepared(requests: Sequence[Request], settings: Settings) -> list[Prepared]:
         name = one.folder.name
         if name in found:
             raise InputError(f"--data {request.root}: {_clash(request, found[name].record)}")
-        if settings.budget is not None and "search" not in one.record:
+        if "search" in one.record:
+            from vqseg.study import search  # loads Optuna
+
+            search.require_possible(one.folder, one.record, budget=settings.budget, allow_code=request.allow_code)
+        elif settings.budget is not None:
             raise InputError(f"--budget: study {one.record['study']} does not search, it trains its arms; leave it out")
         found[name] = one
     return list(found.values())
@@ -160,7 +164,7 @@ def _run(one: Prepared, settings: Settings) -> bool:
     folder, record, said = one
     if said:
         typer.echo(said)
-    typer.echo(f"study {folder.name}: {_extent(record)}, in {folder.path}")
+    typer.echo(f"study {folder.name}: {_extent(record, settings.budget)}, in {folder.path}")
     try:
         with study_bars(folder.name) as watch:
             states = runner.run_study(folder, record, settings, watch)
@@ -186,10 +190,11 @@ def _run(one: Prepared, settings: Settings) -> bool:
     return not (left or counts.get("failed"))
 
 
-def _extent(record: dict[str, Any]) -> str:
+def _extent(record: dict[str, Any], budget: int | None) -> str:
     if "search" in record:
-        return f"a search of {record['search']['budget']} trials"
-    draws = f" x {record['draws']} draws of the labelled patients" if record["draws"] > 1 else ""
+        return f"a search of {max(budget or record['search']['budget'], len(record['cells']))} trials"
+    count = len({cell.get("draw", 0) for cell in record["cells"]})
+    draws = f" x {count} draws of the labelled patients" if count > 1 else ""
     return f"{len(record['arms'])} arms x {len(record['seeds'])} seeds{draws}"
 
 

@@ -66,7 +66,8 @@ def run(
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, such as 0-2 or 0,3,5.")] = None,
     add_seeds: Annotated[str | None, typer.Option("--add-seeds", help="Seeds beside those the study has.")] = None,
     draws: Annotated[
-        int | None, typer.Option("--draws", min=1, help="So many draws of the labelled patients; first the split's.")
+        int | None,
+        typer.Option("--draws", min=1, max=1000, help="So many draws of the labelled patients; first the split's."),
     ] = None,
     set_: Sets = None,
     allow_code: AllowCode = False,

@@ -68,7 +68,7 @@ def print_comparison(found: dict[str, Any]) -> None:
         console.print(table if pairs else f"{title}: nothing")
     table = Table(title="scores: A, B, (B - A), by patient", box=None, padding=(0, 2, 0, 0))
     for column in ("part", "protocol", "teacher", "Dice", "Jaccard", "HD95", "ASD", "patients"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for name, row in found["validation"].items():
         table.add_row("val", "curve", name.partition(" ")[0], _three(row, 4), "", "", "", "")
     for row in found["scores"]:

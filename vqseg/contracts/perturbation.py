@@ -94,6 +94,19 @@ def rate_zero_is_the_identity(part: Part) -> None:
         expect(away == 0, "the tokens as they were at rate 0", f"a difference of {away:.3g}", "change a share of rate")
 
 
+def a_rate_set_later_acts(part: Part) -> None:
+    """Where it has a rate: a controller that holds the distortion sets it in training."""
+    if "rate" in part.options:
+        _, quantized, codes = _sample()
+        for rate in (0.0, torch.tensor(0.0)):
+            perturbation = _with_rate(part, 0.5)
+            perturbation.rate = rate
+            away = (_perturbed(perturbation, quantized, codes) - quantized.tokens).abs().max().item()
+            kind = "a number" if isinstance(rate, float) else "a scalar tensor"
+            mend = "read self.rate in draw and apply, or write a setter that hands it on"
+            expect(away == 0, f"the tokens as they were after rate = 0, {kind}", f"a difference of {away:.3g}", mend)
+
+
 def refuses_bad_rates(part: Part) -> None:
     """Where it has a rate."""
     for rate in (-0.1, 1.1):
@@ -183,6 +196,7 @@ CHECKS = {
     "draws from its own generator alone": leaves_global_randomness,
     "rate 0 is the identity": rate_zero_is_the_identity,
     "rate 1 changes tokens": changes_something,
+    "a rate that is set later acts": a_rate_set_later_acts,
     "a rate outside [0, 1] raises": refuses_bad_rates,
     "changes nothing in place": changes_nothing_in_place,
     "works as methods call it, under autocast too": works_in_a_method,

@@ -9,7 +9,7 @@ Reading a study loads no torch; preparing one does, because its parts are looked
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,9 @@ def prepare(request: Request) -> tuple[StudyFolder, dict[str, Any], str]:
     Raises:
         InputError: anything unknown or impossible, before anything starts.
     """
+    # Said like this, the steps hold in arms that are whole presets too.
+    overrides = tuple(with_option(request.overrides, "--steps", request.steps))
+    request = replace(request, overrides=overrides, steps=None)
     stem, definition = read_definition(request.study, allow_code=request.allow_code)
     if definition.rescore:
         raise InputError(f"study {stem!r} trains nothing; it scores another study again: name that with --of")
@@ -118,9 +121,12 @@ def _fill(
     arms |= {arm["label"]: arm for arm in record["arms"] if arm["label"] in {cell["arm"] for cell in stay}}
     record["arms"] = [arms[arm["label"]] for arm in record["arms"] if arm["label"] in arms]
     left = [one.plan for one in planned if not one.plan.folder.exists() or one.plan.folder.state() != "finished"]
-    left.sort(key=lambda one: len(one.split.parts["labelled"]))
-    for most in {_reads(one): one for one in left}.values():  # of each kind the one with the most masks to read
-        require_data(most)
+    read: dict[tuple[Any, ...], set[str]] = {}
+    for one in sorted(left, key=lambda one: -len(one.split.parts["labelled"])):
+        masks = read.setdefault(_reads(one), set())
+        if not masks.issuperset(one.split.parts["labelled"]):  # of each kind, masks that were not read yet
+            require_data(one)
+            masks.update(one.split.parts["labelled"])
     idle = dict.fromkeys(one.plan.idle for one in planned if one.plan.idle)
     skipped = [f"skipped: {row['label']}: {row['reason']}" for row in record["skipped"]]
     return [*skipped, *notes, *(f"note: {line}" for line in idle)]
@@ -130,11 +136,7 @@ def _base_config(request: Request, stem: str, definition: Definition) -> tuple[s
     """Return the preset's name and the settings that all cells share."""
     if request.supervised and definition.supervised is None:
         raise InputError(f"study {stem!r} has no supervised form; run it without --supervised")
-    config = load_config(
-        request.preset or definition.preset,
-        with_option(request.overrides, "--steps", request.steps),
-        allow_code=request.allow_code,
-    )
+    config = load_config(request.preset or definition.preset, request.overrides, allow_code=request.allow_code)
     tree = config.plain()
     form = dict(definition.supervised or {}) if request.supervised else {}
     if "method" in form:  # with the preset's options that it has too
@@ -212,7 +214,14 @@ def _planned(record: dict[str, Any], request: Request, asked: Extent) -> tuple[l
                 tried.add(arm.label)
                 found.append(Planned(arm, draw, one))
     record["skipped"] = [{"label": label, "reason": reason} for label, reason in skipped.items()]
-    return folded(distinct_draws(found), asked.reference)
+    distinct, twice = distinct_draws(found)
+    if asked.draws > 1 and not any(one.draw for one in distinct):
+        raise InputError(
+            f"--draws {asked.draws}: every draw labels the same patients, for so many are labelled as have masks;"
+            " leave it out, or label fewer (data.labelled_share)"
+        )
+    left, same = folded(distinct, asked.reference)
+    return left, [*twice, *same]
 
 
 def _refuse_idle(record: dict[str, Any]) -> None:

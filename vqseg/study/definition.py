@@ -70,11 +70,10 @@ class Definition(_Section):
             if surplus:
                 raise ValueError(f"{surplus}: a study that scores another one again takes that one's; leave it out")
             return self
-        needed = [key for key in TRAINS if not (key == "arms" and self.search)]
-        missing = next((key for key in needed if key not in given), None)
+        missing = next((key for key in TRAINS if key not in given), None)
         if missing:
             raise ValueError(f"{missing}: is missing")
-        if not (self.arms or self.search):
+        if not self.arms:
             raise ValueError("arms: expected at least one row")
         return self
 

@@ -48,16 +48,11 @@ def begin(folder: StudyFolder, record: Record, *, budget: int | None, allow_code
         allow_code: whether the record may name code.
 
     Raises:
-        InputError: the search cannot be: an impossible budget or space, more than one seed, or another space than the
-            study has trials of. Nothing is written then.
+        InputError: as `require_possible`. Nothing is written then.
     """
-    if budget is not None and budget < 1:
-        raise InputError(f"--budget {budget}: expected the number of trials in all, at least 1")
+    own = require_possible(folder, record, budget=budget, allow_code=allow_code)
     search = settings(record)
-    if len(record["seeds"]) != 1 or len(record["cells"]) != len(record["arms"]):
-        raise InputError(f"study {record['study']}: a search trains one run per trial; give it one seed and one draw")
     record = {**record, "search": {**record["search"], "budget": budget or search.budget}}
-    own = _own_values(folder, record, search, allow_code=allow_code)
     with alone(folder.path):
         if (folder.path / "study.json").is_file():
             _join(record, folder.read())
@@ -66,6 +61,25 @@ def begin(folder: StudyFolder, record: Record, *, budget: int | None, allow_code
         record["arms"] = [first if arm["label"] == first["label"] else arm for arm in record["arms"]]
         write(folder, record)
     return record
+
+
+def require_possible(
+    folder: StudyFolder, record: Record, *, budget: int | None, allow_code: bool = False
+) -> dict[str, Any]:
+    """Refuse a search that cannot be, before anything is written; return the preset's own value of what is sampled.
+
+    Raises:
+        InputError: an impossible budget or space, more than one seed, or another space than the study has trials of.
+    """
+    if budget is not None and budget < 1:
+        raise InputError(f"--budget {budget}: expected the number of trials in all, at least 1")
+    search = settings(record)
+    if len(record["seeds"]) != 1 or len(record["cells"]) != len(record["arms"]):
+        raise InputError(f"study {record['study']}: a search trains one run per trial; give it one seed and one draw")
+    if (folder.path / "study.json").is_file():
+        _require_same_space(record, folder.read())
+    record = {**record, "search": {**record["search"], "budget": budget or search.budget}}
+    return _own_values(folder, record, search, allow_code=allow_code)
 
 
 def left(record: Record) -> int:
@@ -215,17 +229,22 @@ def _value_at(tree: dict[str, Any], key: str) -> Any:
     return node
 
 
+def _require_same_space(record: Record, there: Record) -> None:
+    """Refuse to go on with trials that were sampled from another space."""
+    if there.get("search") and settings(there).space != settings(record).space:
+        raise InputError(
+            f"study {there['name']}: its trials were sampled from another search.space; choose another --name, or"
+            " let the space be as it was"
+        )
+
+
 def _join(record: Record, there: Record) -> None:
     """Take over the trials that the study has got since the record was prepared.
 
     Raises:
         InputError: they were sampled from another space.
     """
-    if there.get("search") and settings(there).space != settings(record).space:
-        raise InputError(
-            f"study {there['name']}: its trials were sampled from another search.space; choose another --name, or"
-            " let the space be as it was"
-        )
+    _require_same_space(record, there)
     labels = {arm["label"] for arm in record["arms"]}
     grown = [arm for arm in there["arms"] if arm["label"] not in labels]
     record["arms"] = [*record["arms"], *grown]

@@ -41,7 +41,9 @@ def copy_queue(folder: StudyFolder, record: dict[str, Any], path: Path) -> int:
         raise InputError(f"--copy {path}: is there already; name a new file")
     journal = folder.path / "queue.journal"
     if not journal.is_file():
-        raise InputError(f"{journal}: no such file; 'vqseg study run {record['study']}' makes the queue")
+        raise InputError(
+            f"{journal}: no such file; 'vqseg study run {record['study']}' makes the queue (with --storage, there)"
+        )
     filled = [_filled(trial, folder, record) for trial in _trials(journal, folder.name)]
     try:
         with replacing(path) as temporary:

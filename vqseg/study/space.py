@@ -3,6 +3,7 @@
 Light: the sampler itself stands in `vqseg.study.search`.
 """
 
+import math
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -11,7 +12,8 @@ from vqseg.ranges import Count, Steps
 
 # What the sampler may not touch: it would change who is measured, or for how long, and not how well.
 FIXED = ("seed", "preset", "data", "train")
-# So many digits are kept of a sampled number: more of them change nothing but the names of runs.
+# So many digits are kept of a number that is sampled without steps, of its range or, on a log scale, of itself: more
+# of them change nothing but the names of runs.
 DIGITS = 4
 
 Scalar = bool | int | float | str
@@ -82,7 +84,13 @@ class Axis(_Section):
         if self.whole:
             return int(value)
         low, high = self.bounds
-        return min(max(float(f"{value:.{DIGITS}g}"), low), high)
+        if self.step is not None:
+            kept = float(f"{value:.12g}")  # .1 + .2 is .3
+        elif self.log:
+            kept = float(f"{value:.{DIGITS}g}")
+        else:
+            kept = round(value, DIGITS - 1 - math.floor(math.log10(high - low)))
+        return min(max(kept, low), high)
 
 
 class Pruner(_Section):

@@ -1,11 +1,13 @@
 """Cells of a study that turn out to be one run: left out where that is meant, refused where it is not."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from vqseg.errors import InputError
 from vqseg.plan import Plan
 from vqseg.study.rows import Arm
+
+MOST_NAMED = 8
 
 
 class Planned(NamedTuple):
@@ -16,19 +18,34 @@ class Planned(NamedTuple):
     plan: Plan
 
 
-def distinct_draws(planned: Iterable[Planned]) -> list[Planned]:
+def distinct_draws(planned: Iterable[Planned]) -> tuple[list[Planned], list[str]]:
     """Leave out cells of a higher draw that are the very run of a lower one's of that arm and seed.
 
     Where all patients are labelled there is nothing to draw, and counted twice a run would look like two.
+    Returns the cells that are left, and a line on the draws that are not.
     """
     seen: set[tuple[str, int, str]] = set()
-    found = []
+    found, again = [], dict[str, list[int]]()
     for one in planned:
         key = (one.arm.label, one.plan.config.seed, one.plan.identity)
         if key not in seen:
             found.append(one)
+        elif one.draw not in again.setdefault(one.arm.label, []):
+            again[one.arm.label].append(one.draw)
         seen.add(key)
-    return found
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for label, draws in again.items():
+        alike.setdefault(tuple(draws), []).append(repr(label))
+    return found, [
+        f"note: draw{'s' * (len(draws) > 1)} {_few(draws)} of {_few(labels)}: the same labelled patients as in an"
+        " earlier draw, left out"
+        for draws, labels in alike.items()
+    ]
+
+
+def _few(values: Sequence[Any]) -> str:
+    listed = ", ".join(map(str, values[:MOST_NAMED]))
+    return f"{listed} and {len(values) - MOST_NAMED} more" if len(values) > MOST_NAMED else listed
 
 
 def folded(planned: list[Planned], reference: str) -> tuple[list[Planned], list[str]]:
