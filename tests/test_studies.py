@@ -1,12 +1,14 @@
 """The built-in studies: each is possible at smoke on the phantom; marked slow, each is run and reported, whole."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from rendered import CHROMIUM, Page, measured
 from test_foundation import make_folder
 
 from vqseg import assets
@@ -14,7 +16,9 @@ from vqseg.config import load_config
 from vqseg.importers import phantom
 from vqseg.records import index
 from vqseg.records.run import RunFolder
-from vqseg.report import REPORTS
+from vqseg.report import REPORTS, book, drafting, style
+from vqseg.report.make import make
+from vqseg.report.page import PHANTOM
 from vqseg.study.cells import Request, cell_config, plan_cell, prepare
 from vqseg.study.definition import read_definition
 
@@ -228,6 +232,7 @@ def whole(tmp_path_factory):
         desk.call("study", "run", name, "--device", "cpu", "--workers", workers, *words)
         desk.call("study", "evaluate", name, "--part", "test", "--device", "cpu", "--workers", workers)
     desk.call("study", "run", "protocols", "--of", "codebook-size", "--device", "cpu", "--workers", workers)
+    desk.call("codes", next(study["name"] for study in index.studies(desk.store) if study["study"] == "codebook-size"))
     return desk
 
 
@@ -265,11 +270,35 @@ def test_every_report_on_that_store(whole, name):
 
 
 @pytest.mark.slow
-def test_the_page_of_everything_has_every_study_and_is_watermarked(whole):
-    whole.call("report", "all")
-    page = next((whole.store / "reports").glob("*/index.html"), None)
-    pages = [path for path in (whole.store / "reports").rglob("*.html") if "all" in path.parts[-2:-1] or page is None]
-    text = max((path.read_text(encoding="utf-8") for path in pages), key=len)
-    assert "phantom" in text.casefold()
-    for name in EXPECTED:
-        assert whole.study(name)["name"] in text, name
+def test_the_page_of_everything_has_every_section_filled_and_watermarked(whole, tmp_path, monkeypatch):
+    marked, saved, save = [], [], style.save
+    monkeypatch.setattr(style, "watermark", marked.append)
+    monkeypatch.setattr(style, "save", lambda *figure: saved.append(figure[0]) or save(*figure))
+    monkeypatch.setattr(drafting, "FEW", 10**6)  # all of them in this process
+    made = make("all", store=whole.store, out=tmp_path / "all")
+    page = Page(made.paths[0])
+    page.check()
+    assert PHANTOM in page.text and len(marked) > 300 and len(page.images) > 150
+    for part in (
+        "questions",
+        "main",
+        "patients",
+        "missing",
+        "reading",
+        "claims",
+        "published",
+        "methods",
+        "environment",
+    ):
+        assert part in page.ids, part
+    sections = re.split(r'<section class="book" id="([^"]+)">', page.path.read_text(encoding="utf-8"))
+    books = dict(zip(sections[1::2], sections[2::2]))
+    assert {anchor.split("-", 2)[2] for anchor in books} == {whole.study(name)["name"] for name in EXPECTED}
+    for anchor, words in books.items():
+        assert words.count("<table") >= 2 and words.count("<img") >= 2 and "No report " not in words, anchor
+        for kind in book.EXTRAS:
+            assert f'id="{anchor}-{kind}"' in words, (anchor, kind)
+    if CHROMIUM is not None:
+        for width in (1280, 390):
+            overflow, _, said = measured(made.paths[0], tmp_path, width=width)
+            assert overflow == 0 and not said
