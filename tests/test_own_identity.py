@@ -1,8 +1,8 @@
 """What of a user's part counts for the identity of a run: every source that it runs, and of its own nothing twice."""
 
-import subprocess
+import multiprocessing
+import os
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -28,15 +28,29 @@ class Half:
 """
 
 
+FRESH = multiprocessing.get_context("forkserver")
+"""Processes that have imported what every part needs, and nothing of a user's."""
+FRESH.set_forkserver_preload(["vqseg.foreign_code", "vqseg.replacement"])
+
+
 def hashed(folder, files, name):
     """Return the hash of a part in another process, which has imported nothing of it."""
     for path, text in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
-    program = f"import sys; sys.path[:0] = {[str(folder), str(Path(__file__).parent.parent)]!r}\n"
-    program += f"from vqseg.foreign_code import load; print(load({name!r}).hash)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, check=True)
-    return done.stdout
+    ours, theirs = FRESH.Pipe()
+    process = FRESH.Process(target=_tell_hash, args=(str(folder), name, theirs))
+    process.start()
+    theirs.close()
+    found = ours.recv()
+    process.join()
+    return found
+
+
+def _tell_hash(folder, name, pipe):
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    pipe.send(load(name).hash)
 
 
 PACKAGED = {"pack/__init__.py": "SCALE = 1\n", "pack/a/__init__.py": "from .. import SCALE\n"}
