@@ -125,7 +125,7 @@ def _usage(axes: Axes, histogram: pd.DataFrame, color: str) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     # Two used codes of a thousand would be a sliver at the edge.
     shown = min(size, max(FEW_CODES, 2 * used))
     axes.set_xlim(0, shown + 0.5)
