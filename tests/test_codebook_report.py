@@ -233,6 +233,14 @@ def test_the_figure_of_classes_has_a_panel_per_class(selection):
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(SIZES)
 
 
+def test_a_class_that_has_no_code_of_its_own_has_a_panel_too(selection):
+    table = use.by_class(selection)
+    table.loc[table["class_name"] == "LV", "own"] = 0.0
+    figure = use.draw_classes(table)
+    labels = [{line.get_label() for line in axes.lines} for axes in figure.axes]
+    assert len(labels) == 2 and "perplexity" in labels[1]
+
+
 def test_without_recorded_tokens_the_report_says_how_to_get_them(report):
     section = next(each for each in report.sections if each.title == "Codes")
     assert [picture.name for picture in section.pictures] == [

@@ -588,7 +588,7 @@ def test_tables_in_words():
 def test_wide_tables_stay_on_the_page():
     headers = ["arm", "HD95 (voxel) non-empty", "Δ ASD (mm) [95 %]", *"abcdefgh"]
     tex = table.latex(table.Table("t", "T", headers, [], "cap", pd.DataFrame()))
-    assert r"\shortstack[r]{HD95 (voxel)\\{non-empty}} & \shortstack[r]{$\Delta$ ASD (mm)\\{[95 \%]}} & a" in tex
+    assert r"\shortstack[r]{HD95 (voxel)\\{non-empty}} & \shortstack[r]{$\Delta$ ASD (mm)\\{{[}95 \%]}} & a" in tex
     assert r"\fontsize{6}" in tex
     assert r"\scriptsize\setlength" in table.latex(table.Table("t", "T", headers[:4], [], "cap", pd.DataFrame()))
 

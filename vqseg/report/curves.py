@@ -10,6 +10,9 @@ from vqseg.report import style
 
 NAME = "val/dice_teacher"
 MOST_IN_THREE = 6
+MANY = 6
+"""Lines of a panel: of more the names are small, and stand on a pale ground."""
+
 DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
 
 
@@ -54,15 +57,14 @@ def _panel(axes: Axes, table: pd.DataFrame, family: str, families: list[str]) ->
         share = 1.0 if len(arms) == 1 else 0.45 + 0.55 * number / (len(arms) - 1)
         color = style.tint(look.color, share)
         own = table[table["arm"] == arm]
-        label = arm if own["knob"].isna().any() else f"rate {own['knob'].iloc[0]:g}"
+        label = str(arm).removeprefix(family).strip() or str(arm)
         _line(axes, own, color, DASHES[number % len(DASHES)], label, 1.3)
     axes.set_title(style.words(family))
+    many = len(axes.lines) > MANY
     axes.legend(
-        loc="lower right" if table["step"].nunique() > 1 else "lower left",
-        fontsize=7,
-        handlelength=2.2,
-        labelspacing=0.25,
-    )
+        loc="lower right" if table["step"].nunique() > 1 else "lower left", fontsize=5 if many else 7,
+        handlelength=2.2, labelspacing=0.1 if many else 0.25, frameon=many, framealpha=0.6, edgecolor="none",
+    )  # fmt: skip
 
 
 def _line(axes: Axes, own: pd.DataFrame, color: object, dashes: object, label: str, width: float) -> None:

@@ -212,7 +212,8 @@ def _merged(numbers: pd.DataFrame) -> pd.DataFrame:
     for _, own in numbers.groupby(["runs", "labelled"], sort=False):
         first = own.iloc[0].to_dict()
         for key, between in (("row", " = "), ("study", ", "), ("role", ", "), ("marks", " ")):
-            first[key] = between.join(word for word in dict.fromkeys(own[key]) if word)
+            words = dict.fromkeys(word for each in own[key] for word in str(each).split(between))
+            first[key] = between.join(word for word in words if word)
         parts.append(first)
     return pd.DataFrame(parts).drop(columns="arm", errors="ignore")
 

@@ -159,7 +159,8 @@ def tabulate(selection: Selection, table: pd.DataFrame, shown: list[str]) -> Tab
             *(_more(numbers, arm, selection.reference, key) for key in ("ms", "memory")),
             *(Cell(f"{paper[share]:.{decimals}f}" if share in paper else "—") for share in labels),
         ]
-        label = f"{arm}: {state[arm]}" if arm in state else arm
+        # The command that gets the weights is longer than a table is wide: it stands below.
+        label = f"{arm}: {state[arm].partition(' (')[0]}" if arm in state else arm
         rows.append(Row(f"{arm} (reference)" if arm == selection.reference else label, cells))
     unit = MEASURES[metric].short(selection.protocol)
     score = MEASURES[metric].label(selection.protocol)
@@ -188,7 +189,8 @@ def _pretraining(selection: Selection, arm: str) -> facts.Pretraining | None:
 
 def _footnotes(selection: Selection, shown: list[str]) -> list[str]:
     told = {prior_name(selection, arm): _pretraining(selection, arm) for arm in shown}
-    notes = [f"{name}: {own.trained_on} ({own.source})." for name, own in told.items() if own]
+    notes = [f"{arm}: {words}." for arm, words in skipped(selection).items() if " (" in words]
+    notes += [f"{name}: {own.trained_on} ({own.source})." for name, own in told.items() if own]
     if facts.TRAINED_HERE in told:
         for own in facts.local_priors(selection.store, str(selection.study["data"]["digest"])):
             seconds = f"{own.get('train_seconds', float('nan')):.0f} s"

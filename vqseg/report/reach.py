@@ -90,7 +90,7 @@ def draw(table: pd.DataFrame) -> Figure:
         for axes, (quantity, (label, scale)) in zip(panels, QUANTITIES.items()):
             for kind, (words, marker, color) in KINDS.items():
                 own = table[(table["quantity"] == quantity) & (table["kind"] == kind)]
-                places = own["arm"].map(arms.index) + (-0.14 if kind == "own" else 0.14)
+                places = own["arm"].map(arms.index).astype(float) + (-0.14 if kind == "own" else 0.14)
                 seaborn.stripplot(
                     x=own["value"] * scale, y=places, orient="h", native_scale=True, jitter=False, size=2.4,
                     color=color, alpha=0.45, linewidth=0, legend=False, ax=axes,

@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 
 from vqseg import assets
@@ -111,10 +110,12 @@ def watermark(figure: Figure, text: str = "phantom") -> None:
     """Write ``text`` across the figure, pale enough to read everything under it, and seen on dark images too."""
     width, height = figure.get_size_inches()
     size = min(64.0, 20 * min(width, 2.5 * height) / 2)
-    figure.text(
-        0.5, 0.5, text, fontsize=size, color="#000000", alpha=0.13, ha="center", va="center", rotation=20,
-        zorder=100, path_effects=[withStroke(linewidth=2, foreground="white", alpha=0.35)],
-    )  # fmt: skip
+    # Black for what is light, and white, which nobody sees there, for images that are dark.
+    for color, alpha, zorder in (("#FFFFFF", 0.2, 99), ("#000000", 0.13, 100)):
+        figure.text(
+            0.5, 0.5, text, fontsize=size, color=color, alpha=alpha, ha="center", va="center", rotation=20,
+            zorder=zorder,
+        )  # fmt: skip
 
 
 def take_literally(figure: Figure) -> None:

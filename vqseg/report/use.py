@@ -271,7 +271,7 @@ def draw_classes(table: pd.DataFrame) -> Figure:
 def _class_panel(axes: Axes, own: pd.DataFrame, arms: list[str]) -> None:
     for kind, (words, marker, color, filled) in KINDS.items():
         known = own[own[kind] > 0]
-        places = known["arm"].map(arms.index)
+        places = known["arm"].map(arms.index).astype(float)  # of none at all pandas makes words
         axes.scatter(known[kind], places + 0.18, s=4, color=color, alpha=0.6, lw=0, zorder=2)
         means = own.groupby("arm", sort=False)[kind].mean()
         means = means[means > 0]
