@@ -120,20 +120,21 @@ def footnotes(found: Iterable[Issue]) -> list[str]:
 
 
 def banners(*selections: Selection) -> list[str]:
-    """Return the banner that most runs of a study had not converged, if so; of several studies it names them."""
-    said = []
-    for selection in {str(each.study["name"]): each for each in selections}.values():
+    """Return the banner that most runs had not converged, if so; of several studies it names them alone."""
+    said = {}
+    for name, selection in {str(each.study["name"]): each for each in selections}.items():
         table = rising(selection)
         runs = int(table["rising"].sum())
         if 2 * runs > len(table):
             gain = table.loc[table["rising"], "gain"].median()
-            named = f" of {selection.study['name']}" if len(selections) > 1 else ""
-            said.append(f"{runs} of {len(table)} runs{named} (another third of it might add {gain:.1f} Dice points)")
+            said[name] = f"{runs} of {len(table)} runs (another third of it might add {gain:.1f} Dice points)"
     if not said:
         return []
+    names = list(said)
+    whose = f"most runs of {', '.join(names[:FEW])}{_more(names)}" if len(selections) > 1 else said[names[0]]
     return [
-        f"Not converged: validation was still rising at the end of training in {', '.join(said)}. What longer training "
-        "would show need not be what is seen here."
+        f"Not converged: validation was still rising at the end of training in {whose}. What longer training would "
+        "show need not be what is seen here."
     ]
 
 
