@@ -632,7 +632,7 @@ def test_every_table_and_figure_in_every_form(rendered):
 def test_the_page_names_what_is_missing_and_links_to_the_rivals(rendered):
     store, made, result = rendered
     page = (store / "reports" / made["name"] / "index.html").read_text()
-    assert "Missing: 2 of 10 cells" in page
+    assert "Missing: 2 entries, of 10 cells" in page
     assert "Cells of the grid without scores: PFA, QPM + PFA, DB + PFA, QPM + DB + PFA." in page
     assert "&lt;b&gt;n_n&amp;U-Net" in page
     assert "<b>" not in page
