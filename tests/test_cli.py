@@ -62,24 +62,30 @@ def test_every_command_has_help():
         (["train", "--split", "labeled-1", "--data", "PHANTOM"], "did you mean 'labelled-1'"),
     ],
 )
-def test_bad_input_is_one_line_exit_2_and_nothing_written(words, message, tmp_path, phantom_root):
-    words = [phantom_root if word == "PHANTOM" else word for word in words]
-    result = vqseg(*words, cwd=tmp_path)
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr
-    assert result.stderr.startswith("vqseg: error: ")
-    assert result.stderr.count("\n") == 1
+def test_bad_input_is_one_line_exit_2_and_nothing_written(words, message, tmp_path, phantom_root, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command(*(phantom_root if word == "PHANTOM" else word for word in words))
+    assert code == 2, err
+    assert message in err
+    assert err.startswith("vqseg: error: ")
+    assert err.count("\n") == 1
     assert not list(tmp_path.rglob("status.json"))
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_an_unknown_option_exits_2(tmp_path):
-    result = vqseg("study", "run", "epsilon-sweep", "--preste", "cpu", cwd=tmp_path)
-    assert result.returncode == 2
-    assert "--preste" in result.stderr
+def test_a_process_tells_bad_input_as_a_command_called_here_does(tmp_path):
+    result = vqseg("config", "show", "cqu", cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("vqseg: error: ") and "did you mean 'cpu'" in result.stderr
 
 
-def test_train_then_evaluate_from_an_empty_folder(tmp_path, phantom_root, tiny):
+def test_an_unknown_option_exits_2(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command("study", "run", "epsilon-sweep", "--preste", "cpu")
+    assert code == 2 and "--preste" in err
+
+
+def test_train_then_evaluate_from_an_empty_folder(tmp_path, phantom_root, tiny, command, monkeypatch):
     train = [*training(phantom_root, tiny), "--keep", "all", "--name", "mine"]
     first = vqseg(*train, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
@@ -88,14 +94,14 @@ def test_train_then_evaluate_from_an_empty_folder(tmp_path, phantom_root, tiny):
     folder = RunFolder(tmp_path / "vqseg-store", path.name)
     assert folder.state() == "finished"
     assert folder.status()["name"] == "mine"
-    assert vqseg(*train, cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert command(*train)[0] == 0
     assert [run.name for run in (tmp_path / "vqseg-store" / "runs").iterdir()] == [path.name]
-    scored = vqseg("evaluate", path.name[:6], "--split", "test", "--reference", "medpy", cwd=tmp_path)
-    assert scored.returncode == 0, scored.stderr
+    code, _, err = command("evaluate", path.name[:6], "--split", "test", "--reference", "medpy")
+    assert code == 0, err
     assert [one["part"] for one in folder.status()["evaluations"]] == ["val", "test"]
-    missing = vqseg("evaluate", path.name, "--split", "devtest", cwd=tmp_path)
-    assert missing.returncode == 2
-    assert "devtest" in missing.stderr
+    code, _, err = command("evaluate", path.name, "--split", "devtest")
+    assert code == 2 and "devtest" in err
 
 
 def test_a_damaged_mask_is_named_before_training(tmp_path, phantom_root, tiny):
