@@ -292,7 +292,7 @@ def test_the_page_of_everything_has_every_section_filled_and_watermarked(whole, 
     ):
         assert part in page.ids, part
     sections = re.split(r'<section class="book" id="([^"]+)">', page.path.read_text(encoding="utf-8"))
-    books = dict(zip(sections[1::2], sections[2::2]))
+    books = {anchor: words for anchor, words in zip(sections[1::2], sections[2::2]) if anchor.startswith("study-")}
     assert {anchor.split("-", 2)[2] for anchor in books} == {whole.study(name)["name"] for name in EXPECTED}
     for anchor, words in books.items():
         assert words.count("<table") >= 2 and words.count("<img") >= 2 and "No report " not in words, anchor
