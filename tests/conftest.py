@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from itertools import chain
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -62,3 +63,18 @@ def command(monkeypatch, capsys):
         return code or 0, out.out, out.err
 
     return call
+
+
+LONGEST = (
+    "test_study.py", "test_bench_growth.py", "test_own_parts.py", "test_cli.py", "test_search.py",
+    "test_study_evaluation.py", "test_report_all.py", "test_bench_report.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Put what takes long where two workers begin, at the start and in the middle: at the end one would wait for it."""
+    long = [[item for item in items if item.path.name == name] for name in LONGEST]
+    rest = [item for item in items if item.path.name not in LONGEST]
+    first, second = ([*chain.from_iterable(long[place::2])] for place in (0, 1))
+    half = max(len(items) // 2 - len(first), 0)
+    items[:] = [*first, *rest[:half], *second, *rest[half:]]
