@@ -97,6 +97,7 @@ def test_the_bottleneck_of_a_part_is_half_of_the_step():
     assert growth._bottleneck(curve) == "half of a cpu step at 8,000 (extrapolated)"
 
 
+@pytest.mark.slow
 def test_growth_runs_and_draws(tmp_path):
     options = Options(quick=True, repeats=1, extra={"figure": str(tmp_path / "growth.png"), "budget-s": "0.3"})
     outcome = growth.measure(options)
@@ -108,6 +109,9 @@ def test_growth_runs_and_draws(tmp_path):
     assert all(curve["points"] for curve in outcome.settings["curves"]) and len(outcome.rows) == 10
     assert json.dumps(as_json(outcome), allow_nan=False) and max(map(len, table(outcome).splitlines())) < 100
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_growth_refuses_what_it_cannot_draw_or_does_not_know():
     with pytest.raises(InputError, match=r"expected a .png or .pdf file"):
         growth.measure(Options(quick=True, extra={"figure": "growth.txt"}))
     with pytest.raises(InputError, match="did you mean 'figure'"):
