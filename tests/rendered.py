@@ -13,6 +13,9 @@ from vqseg.report import drafting, style
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NASTY = "[2] <script>alert('x')</script> & 50%_$x^{|#~\\ é Ħ \\input{x}$ *"
 
+PARTS = {"questions", "main", "patients", "missing", "reading", "claims", "published", "methods", "environment"}
+"""What the page of everything consists of, beside its studies."""
+
 
 def quick_figures(monkeypatch):
     """Let every figure be the same small one, drawn once; return the names that were asked for."""

@@ -1,6 +1,6 @@
 """From studies to a report: which module builds it, and what every report of synthetic images says first."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import chain, count
@@ -11,11 +11,12 @@ from typing import Any
 from vqseg.errors import InputError
 from vqseg.report import REPORTS
 from vqseg.report.arms import columns_of
-from vqseg.report.content import Report
+from vqseg.report.content import Picture, Report
 from vqseg.report.options import Options
 from vqseg.report.page import PHANTOM
 from vqseg.report.selection import Selection, select
 from vqseg.report.surroundings import Source
+from vqseg.report.table import Table
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,7 @@ def distinct(report: Report) -> Report:
         known.add(found)
         return found
 
-    sections = [
-        replace(
-            section,
-            tables=[replace(table, name=named(table.name)) for table in section.tables],
-            pictures=[replace(picture, name=named(picture.name)) for picture in section.pictures],
-        )
-        for section in report.sections
-    ]
-    return replace(report, sections=sections)
+    return _with_each(report, lambda shown: {"name": named(shown.name)})
 
 
 def with_commit(report: Report, selection: Selection) -> Report:
@@ -70,11 +63,16 @@ def with_commit(report: Report, selection: Selection) -> Report:
     def said(caption: str) -> str:
         return f"{caption} {words}" if words and made in caption else caption
 
+    return _with_each(report, lambda shown: {"caption": said(shown.caption)})
+
+
+def _with_each(report: Report, changes: Callable[[Table | Picture], dict[str, Any]]) -> Report:
+    """Return the report with ``changes`` in each of its tables and figures, in their order."""
     sections = [
         replace(
             section,
-            tables=[replace(table, caption=said(table.caption)) for table in section.tables],
-            pictures=[replace(picture, caption=said(picture.caption)) for picture in section.pictures],
+            tables=[replace(table, **changes(table)) for table in section.tables],
+            pictures=[replace(picture, **changes(picture)) for picture in section.pictures],
         )
         for section in report.sections
     ]
